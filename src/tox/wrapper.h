@@ -1,0 +1,2 @@
+#include <tox/tox.h>
+#include <tox/toxencryptsave.h>
