@@ -4,9 +4,11 @@
 //! and what is to be done goes out as [`link::Action`]s. The agent, the simulator of the tests and the fuzz targets run
 //! the same code. Uses [`crate::mail`] and [`crate::identity`].
 
-
+mod incoming;
+pub mod link;
+mod outgoing;
+pub mod rules;
 pub mod schedule;
 pub mod transfer;
 pub mod window;
-
 pub mod wire;

@@ -4,7 +4,8 @@
 /// from `min_ms`, at most `max_ms`, and then shortened by up to a quarter as `jitter` (any number, such as the recipient's
 /// row) says, so that mails refused together are not offered together again.
 pub fn retry_after(attempts: u32, min_ms: u64, max_ms: u64, jitter: u64) -> u64 {
-    let doubled = min_ms.max(1).saturating_mul(1u64 << attempts.saturating_sub(1).min(32)).min(max_ms.max(min_ms).max(1));
+    let doubled =
+        min_ms.max(1).saturating_mul(1u64 << attempts.saturating_sub(1).min(32)).min(max_ms.max(min_ms).max(1));
     // Fibonacci hashing spreads consecutive row numbers over the whole range.
     let spread = jitter.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     doubled - (doubled / 4).saturating_mul(spread) / (1 << 32)

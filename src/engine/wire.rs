@@ -6,7 +6,7 @@
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder, decode};
 
-use super::transfer::{Digest, Encoding, MailId};
+use super::transfer::{Digest, MailId};
 use crate::mail::status::{EnhancedStatus, Refusal};
 
 /// The first octet of the custom packet that carries HELLO (lossless range 160 to 191, tox.h).
@@ -284,7 +284,9 @@ impl<'a> Frames<'a> {
                     id: mail_id(d)?,
                     size: d.u64()?,
                     wire_size: d.u64()?,
-                    digest: Digest(d.bytes()?.try_into().map_err(|_| decode::Error::message("a digest has 32 octets"))?),
+                    digest: Digest(
+                        d.bytes()?.try_into().map_err(|_| decode::Error::message("a digest has 32 octets"))?,
+                    ),
                     encoding: d.u8()?,
                     sender: address(d)?,
                     recipients: d.u32()?,

@@ -51,7 +51,9 @@ impl Address {
         let literal = domain.starts_with('[') && domain.ends_with(']');
         let label_ok = |label: &str| {
             !label.is_empty()
-                && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || (!c.is_ascii() && !c.is_control()))
+                && label
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || (!c.is_ascii() && !c.is_control()))
         };
         let domain = domain.strip_suffix('.').unwrap_or(domain);
         if literal {
@@ -115,7 +117,9 @@ impl FromStr for Address {
                 match c {
                     '\\' => local.push(chars.next().ok_or(InvalidAddress("the quoted part does not end"))?.1),
                     '"' => {
-                        let domain = rest[at + 1..].strip_prefix('@').ok_or(InvalidAddress("the quoted part is not followed by @"))?;
+                        let domain = rest[at + 1..]
+                            .strip_prefix('@')
+                            .ok_or(InvalidAddress("the quoted part is not followed by @"))?;
                         return Address::new(&local, domain);
                     }
                     _ => local.push(c),
@@ -150,7 +154,9 @@ mod tests {
             assert_eq!(address.to_string(), printed);
             assert_eq!(printed.parse::<Address>().expect(printed), address);
         }
-        for text in ["", "bob", "@x", "bob@", "bob@a..b", "b b@x", "bob@a b", "\"bob@x", "\"bob\"x@y", "b\rb@x", "<bob@x>"] {
+        for text in
+            ["", "bob", "@x", "bob@", "bob@a..b", "b b@x", "bob@a b", "\"bob@x", "\"bob\"x@y", "b\rb@x", "<bob@x>"]
+        {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -1,1 +1,26 @@
-//! placeholder
+//! What must survive: the queue, contacts, friend requests, what was received. SQLite in WAL mode with
+//! `synchronous=FULL`, and a folder of bodies that are too long for a row.
+//!
+//! One thread writes ([`Store`]): jobs that arrive while a commit runs share the next one, so that many mails cost one
+//! fsync. A job's `done` runs only after its commit. Readers open connections of their own ([`Reader`]). `docs/store.md`
+//! tells every table and the states of a mail.
+//!
+//! Uses [`crate::engine::transfer`] for the types of a transfer, [`crate::mail`] and [`crate::identity`].
+
+mod bodies;
+mod contacts;
+mod dispatch;
+mod queue;
+mod received;
+mod schema;
+mod writer;
+
+pub use bodies::{BodyFile, BodyWriter, EncodedBody};
+pub use contacts::{Contact, Request};
+pub use dispatch::Work;
+pub use queue::{
+    Bounce, Composer, Expired, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,
+};
+pub use received::{Received, Unpublished};
+pub use schema::Reader;
+pub use writer::{Event, Store, StoreError};

@@ -294,12 +294,7 @@ impl Tox {
         let name = &name.as_bytes()[..name.len().min(128)];
         // SAFETY: pointer and length belong together.
         unsafe {
-            sys::tox_self_set_name(
-                self.raw.as_ptr(),
-                name.as_ptr(),
-                name.len() as sys::size_t,
-                std::ptr::null_mut(),
-            );
+            sys::tox_self_set_name(self.raw.as_ptr(), name.as_ptr(), name.len() as sys::size_t, std::ptr::null_mut());
         }
     }
 

@@ -79,8 +79,7 @@ pub fn store(path: &Path, data: &[u8], passphrase: Option<&[u8]>) -> io::Result<
         }
     };
     let beside = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(encrypted.as_deref().unwrap_or(data))?;
     file.sync_all()?;

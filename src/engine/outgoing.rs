@@ -1,0 +1,392 @@
+//! The sending half of a link: which mail goes next, and packing it into packets.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::link::Action;
+use super::transfer::{Body, MailId, Outcome, Transfer};
+use super::wire::{DATA_OVERHEAD, Frame, Hello, MAX_PACKET, Offer};
+use crate::identity::tox_id::PublicKey;
+use crate::mail::status::Refusal;
+
+/// How many bulk mails are on offer to one peer at a time; more would only share the same line.
+const ACTIVE_BULK: usize = 4;
+/// How much of a bulk body is asked of the disk at a time, in octets.
+const READ: u64 = 256 * 1024;
+/// How long a transfer may stand still before it is taken back, in microseconds.
+const STALL: u64 = 600_000_000;
+/// Smallest piece of data worth beginning in the rest of a packet, in octets.
+const MIN_PIECE: usize = 64;
+
+/// How many transfers a link wants from the queue: more than the round trip through disk and peer can use.
+pub const SMALL_CREDITS: u32 = 128;
+/// The same for bulk mail.
+pub const BULK_CREDITS: u32 = 8;
+
+struct Outgoing {
+    stream: u32,
+    transfer: Transfer,
+    /// OFFER and RECIPIENT frames not yet sent.
+    head: VecDeque<Vec<u8>>,
+    offset: u64,
+    /// A piece of a stored body and where it begins.
+    chunk: Vec<u8>,
+    chunk_at: u64,
+    reading: bool,
+    accepted: bool,
+    answered: Vec<bool>,
+    active_at: u64,
+}
+
+impl Outgoing {
+    fn remaining(&self) -> u64 {
+        self.transfer.wire_size - self.offset
+    }
+
+    /// The octets from the current offset on that are at hand.
+    fn at_hand(&self) -> &[u8] {
+        let (octets, begin) = match &self.transfer.body {
+            Body::Inline(octets) => (&octets[..], 0),
+            Body::Stored => (&self.chunk[..], self.chunk_at),
+        };
+        let skip = usize::try_from(self.offset.saturating_sub(begin)).unwrap_or(usize::MAX);
+        if self.offset < begin { &[] } else { octets.get(skip..).unwrap_or_default() }
+    }
+}
+
+/// All transfers to one peer.
+#[derive(Default)]
+pub struct Sending {
+    streams: BTreeMap<u32, Outgoing>,
+    last_stream: u32,
+    /// Small mails not yet sent whole, in order.
+    small: VecDeque<u32>,
+    /// Bulk mails not yet offered.
+    waiting: VecDeque<u32>,
+    /// Bulk mails on offer or on the way, in turn.
+    bulk: VecDeque<u32>,
+    /// Octets of small mail offered and not answered.
+    burst: u64,
+    /// Control frames of any kind.
+    control: VecDeque<Vec<u8>>,
+}
+
+impl Sending {
+    /// Queues a control frame.
+    pub fn control(&mut self, frame: &Frame<'_>) {
+        let mut octets = Vec::with_capacity(64);
+        frame.encode(&mut octets);
+        self.control.push_back(octets);
+    }
+
+    /// How many control frames wait; a peer that lets them pile up is cut off.
+    pub fn backlog(&self) -> usize {
+        self.control.len()
+    }
+
+    /// Takes a transfer from the queue, or answers it at once when the peer's limits forbid it.
+    pub fn take(&mut self, now: u64, peer: &PublicKey, remote: &Hello, transfer: Transfer, out: &mut Vec<Action>) {
+        if transfer.size > remote.max_size {
+            let text = format!("the recipient's agent takes mails of at most {} octets", remote.max_size);
+            let refusal = Refusal::permanent(3, 4, text);
+            refuse_all(peer, &transfer, &vec![false; transfer.recipients.len()], &refusal, out);
+            out.push(Action::Grant {
+                peer: *peer,
+                small: u32::from(!transfer.is_bulk()),
+                bulk: u32::from(transfer.is_bulk()),
+            });
+            return;
+        }
+        self.last_stream += 1;
+        let stream = self.last_stream;
+        let mut head = VecDeque::new();
+        let mut push = |frame: Frame<'_>| {
+            let mut octets = Vec::with_capacity(160);
+            frame.encode(&mut octets);
+            head.push_back(octets);
+        };
+        push(Frame::Offer(Offer {
+            stream,
+            id: transfer.id,
+            size: transfer.size,
+            wire_size: transfer.wire_size,
+            digest: transfer.digest,
+            encoding: transfer.encoding.number(),
+            sender: &transfer.sender,
+            recipients: transfer.recipients.len() as u32,
+            deadline: transfer.deadline,
+        }));
+        for recipient in &transfer.recipients {
+            push(Frame::Recipient { stream, index: recipient.index, address: &recipient.address });
+        }
+        if transfer.is_bulk() {
+            self.waiting.push_back(stream);
+        } else {
+            self.small.push_back(stream);
+        }
+        let answered = vec![false; transfer.recipients.len()];
+        self.streams.insert(
+            stream,
+            Outgoing {
+                stream,
+                accepted: !transfer.is_bulk(),
+                transfer,
+                head,
+                offset: 0,
+                chunk: Vec::new(),
+                chunk_at: 0,
+                reading: false,
+                answered,
+                active_at: now,
+            },
+        );
+    }
+
+    /// The peer wants the body from `offset` on.
+    ///
+    /// # Errors
+    /// The offset lies beyond the body.
+    pub fn accept(&mut self, now: u64, stream: u32, offset: u64) -> Result<(), &'static str> {
+        let Some(outgoing) = self.streams.get_mut(&stream) else { return Ok(()) };
+        if offset > outgoing.transfer.wire_size {
+            return Err("ACCEPT beyond the end of the mail");
+        }
+        if !outgoing.accepted {
+            outgoing.accepted = true;
+            outgoing.offset = offset;
+            outgoing.active_at = now;
+        }
+        Ok(())
+    }
+
+    /// The peer answered for one recipient, or with `None` for all that are still open.
+    pub fn answer(
+        &mut self,
+        now: u64,
+        peer: &PublicKey,
+        stream: u32,
+        index: Option<u32>,
+        outcome: &Outcome,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(outgoing) = self.streams.get_mut(&stream) else { return };
+        outgoing.active_at = now;
+        let recipients = outgoing.transfer.recipients.iter().zip(&mut outgoing.answered);
+        for (recipient, answered) in recipients {
+            if !*answered && index.is_none_or(|index| index == recipient.index) {
+                *answered = true;
+                out.push(Action::Outcome {
+                    peer: *peer,
+                    transfer: outgoing.transfer.id,
+                    mail: outgoing.transfer.mail,
+                    index: recipient.index,
+                    outcome: outcome.clone(),
+                });
+            }
+        }
+        if outgoing.answered.iter().all(|answered| *answered) {
+            self.remove(peer, stream, out);
+        }
+    }
+
+    fn remove(&mut self, peer: &PublicKey, stream: u32, out: &mut Vec<Action>) {
+        let Some(outgoing) = self.streams.remove(&stream) else { return };
+        let transfer = &outgoing.transfer;
+        let bulk = transfer.is_bulk();
+        if bulk {
+            self.waiting.retain(|waiting| *waiting != stream);
+            self.bulk.retain(|active| *active != stream);
+            out.push(Action::CloseBody { transfer: transfer.id });
+        } else {
+            self.small.retain(|waiting| *waiting != stream);
+            // Counted from the moment its OFFER was packed.
+            if outgoing.head.len() <= transfer.recipients.len() {
+                self.burst -= transfer.wire_size;
+            }
+        }
+        out.push(Action::Grant { peer: *peer, small: u32::from(!bulk), bulk: u32::from(bulk) });
+    }
+
+    /// A piece of a stored body, or `None` when the disk does not give it.
+    pub fn chunk(
+        &mut self,
+        peer: &PublicKey,
+        id: &MailId,
+        offset: u64,
+        octets: Option<Vec<u8>>,
+        out: &mut Vec<Action>,
+    ) {
+        let found = self.streams.iter_mut().find(|(_, outgoing)| outgoing.transfer.id == *id);
+        let Some((&stream, outgoing)) = found else { return };
+        outgoing.reading = false;
+        match octets {
+            Some(octets) if !octets.is_empty() => {
+                outgoing.chunk = octets;
+                outgoing.chunk_at = offset;
+            }
+            _ => self.give_up(
+                peer,
+                stream,
+                &Refusal::temporary(3, 0, "the queued mail cannot be read from the disk"),
+                out,
+            ),
+        }
+    }
+
+    /// Takes the offer back and reports the attempt as failed.
+    fn give_up(&mut self, peer: &PublicKey, stream: u32, refusal: &Refusal, out: &mut Vec<Action>) {
+        if let Some(outgoing) = self.streams.get(&stream) {
+            refuse_all(peer, &outgoing.transfer, &outgoing.answered, refusal, out);
+        }
+        self.remove(peer, stream, out);
+        self.control(&Frame::Cancel(stream));
+    }
+
+    /// Takes back what has stood still for too long.
+    pub fn expire(&mut self, now: u64, peer: &PublicKey, out: &mut Vec<Action>) {
+        let stalled = |outgoing: &Outgoing| now.saturating_sub(outgoing.active_at) > STALL;
+        // What waits behind other mail is not stalled: only what was offered is looked at.
+        let offered = |outgoing: &Outgoing| outgoing.head.is_empty();
+        let late: Vec<u32> =
+            self.streams.iter().filter(|(_, o)| offered(o) && stalled(o)).map(|(stream, _)| *stream).collect();
+        for stream in late {
+            self.give_up(peer, stream, &Refusal::temporary(4, 7, "the recipient's agent stopped answering"), out);
+        }
+    }
+
+    /// Whether any transfer is unfinished.
+    pub fn is_busy(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    /// Name and sent octets of every transfer that has begun.
+    pub fn progress(&self) -> impl Iterator<Item = (MailId, u64)> {
+        self.streams.values().map(|outgoing| (outgoing.transfer.id, outgoing.offset))
+    }
+
+    /// Appends what goes next to `packet`: control frames, then small mail, then the bulk mails in turn.
+    pub fn fill(&mut self, now: u64, peer: &PublicKey, remote: &Hello, packet: &mut Vec<u8>, out: &mut Vec<Action>) {
+        if !append_frames(&mut self.control, packet) {
+            return;
+        }
+        while let Some(&stream) = self.small.front() {
+            let Some(outgoing) = self.streams.get_mut(&stream) else {
+                self.small.pop_front();
+                continue;
+            };
+            let begun = outgoing.head.len() <= outgoing.transfer.recipients.len();
+            if !begun {
+                let open = self.streams_open(remote);
+                let Some(outgoing) = self.streams.get_mut(&stream) else { break };
+                let size = outgoing.transfer.wire_size;
+                if !open || (self.burst > 0 && self.burst + size > remote.max_burst) {
+                    break;
+                }
+                let before = packet.len();
+                append_frame(&mut outgoing.head, packet);
+                if packet.len() == before {
+                    return;
+                }
+                self.burst += size;
+                outgoing.active_at = now;
+            }
+            let Some(outgoing) = self.streams.get_mut(&stream) else { break };
+            if !append_frames(&mut outgoing.head, packet) || !append_data(outgoing, packet, now) {
+                return;
+            }
+            self.small.pop_front();
+        }
+        while self.bulk.len() < ACTIVE_BULK {
+            let Some(stream) = self.waiting.pop_front() else { break };
+            self.bulk.push_back(stream);
+        }
+        for _ in 0..self.bulk.len() {
+            let Some(stream) = self.bulk.pop_front() else { break };
+            let Some(outgoing) = self.streams.get_mut(&stream) else { continue };
+            self.bulk.push_back(stream);
+            if !outgoing.head.is_empty() {
+                outgoing.active_at = now;
+            }
+            if !append_frames(&mut outgoing.head, packet) {
+                return;
+            }
+            if !outgoing.accepted || outgoing.remaining() == 0 {
+                continue;
+            }
+            if outgoing.at_hand().is_empty() {
+                if !outgoing.reading {
+                    outgoing.reading = true;
+                    let length = READ.min(outgoing.remaining());
+                    out.push(Action::ReadBody {
+                        peer: *peer,
+                        transfer: outgoing.transfer.id,
+                        mail: outgoing.transfer.mail,
+                        offset: outgoing.offset,
+                        length,
+                    });
+                }
+                continue;
+            }
+            append_data(outgoing, packet, now);
+            if packet.len() + DATA_OVERHEAD + MIN_PIECE > MAX_PACKET {
+                return;
+            }
+        }
+    }
+
+    /// Whether the peer takes one more transfer.
+    fn streams_open(&self, remote: &Hello) -> bool {
+        let not_begun = self.small.len() + self.waiting.len();
+        self.streams.len() - not_begun.min(self.streams.len()) < remote.max_transfers.max(1) as usize
+    }
+}
+
+fn refuse_all(peer: &PublicKey, transfer: &Transfer, answered: &[bool], refusal: &Refusal, out: &mut Vec<Action>) {
+    for (recipient, _) in transfer.recipients.iter().zip(answered).filter(|(_, answered)| !**answered) {
+        out.push(Action::Outcome {
+            peer: *peer,
+            transfer: transfer.id,
+            mail: transfer.mail,
+            index: recipient.index,
+            outcome: Outcome::Refused(refusal.clone()),
+        });
+    }
+}
+
+fn append_frame(frames: &mut VecDeque<Vec<u8>>, packet: &mut Vec<u8>) {
+    if let Some(frame) = frames.front()
+        && packet.len() + frame.len() <= MAX_PACKET
+    {
+        packet.extend_from_slice(frame);
+        frames.pop_front();
+    }
+}
+
+/// Appends whole frames while they fit; whether all did.
+fn append_frames(frames: &mut VecDeque<Vec<u8>>, packet: &mut Vec<u8>) -> bool {
+    while !frames.is_empty() {
+        let left = frames.len();
+        append_frame(frames, packet);
+        if frames.len() == left {
+            return false;
+        }
+    }
+    true
+}
+
+/// Appends as much data as fits; whether the body is through.
+fn append_data(outgoing: &mut Outgoing, packet: &mut Vec<u8>, now: u64) -> bool {
+    if outgoing.remaining() == 0 {
+        return true;
+    }
+    let room = MAX_PACKET.saturating_sub(packet.len() + DATA_OVERHEAD);
+    let piece = outgoing.at_hand();
+    if room < MIN_PIECE.min(piece.len()) {
+        return false;
+    }
+    let piece = &piece[..piece.len().min(room)];
+    let length = piece.len() as u64;
+    Frame::Data { stream: outgoing.stream, offset: outgoing.offset, octets: piece }.encode(packet);
+    outgoing.offset += length;
+    outgoing.active_at = now;
+    outgoing.remaining() == 0
+}

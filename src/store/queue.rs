@@ -1,0 +1,714 @@
+//! The queue: mails, their recipients, what becomes of them.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::bodies::EncodedBody;
+use super::schema::Reader;
+use super::writer::{Event, Session, Store, StoreError};
+use crate::engine::schedule;
+use crate::engine::transfer::{Body, Digest, Digester, Encoding, MailId, Outcome, Transfer, TransferRecipient};
+use crate::identity::tox_id::PublicKey;
+use crate::mail::envelope::{Notify, Return};
+use crate::mail::status::Refusal;
+
+/// How much of the header section is kept for notices, in octets.
+pub const HEAD: usize = 16 * 1024;
+/// How long the MTA's handing a mail over twice is recognised, in milliseconds: twice Postfix's maximal_queue_lifetime.
+const ACCEPTED_AGE: i64 = 10 * 86_400_000;
+/// How many expired recipients are bounced in one transaction.
+const EXPIRE_BATCH: u32 = 100;
+
+/// What the operator has decided about the queue.
+pub struct Policy {
+    /// The queue clock, in milliseconds since the epoch.
+    pub now: Box<dyn Fn() -> i64 + Send + Sync>,
+    /// Wait after the first failed attempt, in milliseconds.
+    pub retry_min: u64,
+    /// Longest wait, in milliseconds.
+    pub retry_max: u64,
+    /// Composes the notice for a recipient that failed for good; `None` when none is to be sent.
+    pub notice: Composer,
+}
+
+/// Composes the content of a notice.
+pub type Composer = Box<dyn Fn(&Bounce<'_>) -> Option<Vec<u8>> + Send + Sync>;
+
+/// A recipient that failed for good.
+pub struct Bounce<'a> {
+    /// Whose mail it was.
+    pub account: &'a str,
+    /// The mail's name in the queue.
+    pub queue_id: &'a str,
+    /// The reverse-path as submitted; empty for `<>`, which gets no notice.
+    pub sender: &'a str,
+    /// The beginning of the header section.
+    pub head: &'a [u8],
+    /// When it was queued, in milliseconds since the epoch.
+    pub arrived: i64,
+    /// The forward-path as submitted.
+    pub address: &'a str,
+    /// `ORCPT`
+    pub orcpt: Option<&'a str>,
+    /// `ENVID`
+    pub envid: Option<&'a str>,
+    /// `NOTIFY`
+    pub notify: Option<Notify>,
+    /// Why.
+    pub refusal: &'a Refusal,
+}
+
+/// A recipient that expired, and the row of its notice, if one was made.
+pub struct Expired {
+    /// Whose mail it was.
+    pub account: String,
+    /// Row of the notice.
+    pub notice: Option<i64>,
+}
+
+/// A transfer all of whose recipients have their answer on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The account.
+    pub account: String,
+    /// The peer.
+    pub peer: PublicKey,
+    /// The transfer.
+    pub transfer: MailId,
+}
+
+/// A notice that waits for its mailbox.
+pub struct Notice {
+    /// Its row.
+    pub id: i64,
+    /// Whose it is.
+    pub account: String,
+    /// The whole mail.
+    pub content: Vec<u8>,
+}
+
+/// One recipient as `toxctl queue list` shows it, with its mail.
+#[derive(Debug, Clone)]
+pub struct QueueLine {
+    /// Row of the mail, to page by.
+    pub mail: i64,
+    /// The mail's name in the queue.
+    pub queue_id: String,
+    /// The MTA's name for it.
+    pub mta_queue_id: Option<String>,
+    /// Whose it is.
+    pub account: String,
+    /// The reverse-path.
+    pub sender: String,
+    /// Octets.
+    pub size: u64,
+    /// Milliseconds since the epoch.
+    pub arrived: i64,
+    /// Milliseconds since the epoch.
+    pub expires: i64,
+    /// The forward-path.
+    pub address: String,
+    /// The contact.
+    pub peer: PublicKey,
+    /// Name of the transfer.
+    pub transfer: MailId,
+    /// Whether it is being sent.
+    pub sending: bool,
+    /// So far.
+    pub attempts: u32,
+    /// Milliseconds since the epoch.
+    pub next_attempt: i64,
+    /// Status and text of the last failed attempt.
+    pub failure: Option<(String, String)>,
+}
+
+/// The queue in four numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueSummary {
+    /// Mails.
+    pub mails: u64,
+    /// Recipients.
+    pub recipients: u64,
+    /// Octets of encoded bodies.
+    pub octets: u64,
+    /// When the oldest mail arrived, in milliseconds since the epoch.
+    pub oldest: Option<i64>,
+}
+
+/// A mail to be queued.
+pub struct NewMail {
+    /// The name it gets in the queue.
+    pub queue_id: String,
+    /// Whose it is.
+    pub account: String,
+    /// The MTA's queue id.
+    pub mta_queue_id: Option<String>,
+    /// The reverse-path as submitted, empty for `<>`.
+    pub sender: String,
+    /// The reverse-path that the peer is given.
+    pub wire_sender: String,
+    /// The beginning of the header section, at most [`HEAD`] octets.
+    pub head: Vec<u8>,
+    /// When it expires, in milliseconds from now.
+    pub lifetime: i64,
+    /// `SMTPUTF8`
+    pub smtputf8: bool,
+    /// `RET`
+    pub ret: Option<Return>,
+    /// `ENVID`
+    pub envid: Option<String>,
+    /// At least one.
+    pub recipients: Vec<NewRecipient>,
+}
+
+/// A recipient of a [`NewMail`].
+#[derive(Clone)]
+pub struct NewRecipient {
+    /// The forward-path as submitted.
+    pub address: String,
+    /// The forward-path that the peer is given.
+    pub wire_address: String,
+    /// The contact.
+    pub peer: PublicKey,
+    /// A new name for the transfer to that contact; used unless the mail has one for it already.
+    pub transfer: MailId,
+    /// `NOTIFY`
+    pub notify: Option<Notify>,
+    /// `ORCPT`
+    pub orcpt: Option<String>,
+}
+
+fn notify_bits(notify: Option<Notify>) -> Option<i64> {
+    let bit = |set: bool, bit: i64| if set { bit } else { 0 };
+    notify.map(|n| bit(n.never, 1) | bit(n.success, 2) | bit(n.failure, 4) | bit(n.delay, 8))
+}
+
+fn notify_of(bits: Option<i64>) -> Option<Notify> {
+    bits.map(|b| Notify { never: b & 1 != 0, success: b & 2 != 0, failure: b & 4 != 0, delay: b & 8 != 0 })
+}
+
+/// The key by which the same mail for the same recipient is recognised when the MTA hands it over again.
+fn accepted_key(mta_queue_id: &str, recipient: &str, digest: &Digest) -> [u8; 32] {
+    let mut hash = Digester::default();
+    for part in [mta_queue_id.as_bytes(), recipient.as_bytes(), &digest.0] {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finish().0
+}
+
+/// At the start: nothing is being sent, and body files without a row are what a crash left behind.
+pub(super) fn recover(connection: &Connection, bodies: &Path) -> anyhow::Result<()> {
+    connection.execute("UPDATE recipient SET state = 0 WHERE state = 1", [])?;
+    let mut statement = connection.prepare("SELECT body_file FROM mail WHERE body_file IS NOT NULL")?;
+    let named: HashSet<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for entry in std::fs::read_dir(bodies)? {
+        let name = entry?.file_name();
+        if name.to_str().is_none_or(|name| !named.contains(name)) {
+            std::fs::remove_file(bodies.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Queues a mail. `done` gets, after the commit, the queue id for each recipient: the one of an earlier handing over
+    /// where the MTA's queue id, the recipient and the digest are the same.
+    pub fn enqueue(
+        &self,
+        mail: NewMail,
+        body: EncodedBody,
+        done: impl FnOnce(Result<Vec<String>, StoreError>) + Send + 'static,
+    ) {
+        let EncodedBody { size, wire_size, digest, encoding, inline, file } = body;
+        let file_name = file.as_ref().map(|file| file.name().to_owned());
+        let encoded = Encoded { size, wire_size, digest, encoding, inline, file: file_name };
+        self.submit(
+            move |session| enqueue(session, &mail, &encoded),
+            move |result| {
+                let result = result.map(|(ids, used)| {
+                    if let (true, Some(file)) = (used, file) {
+                        file.keep();
+                    }
+                    ids
+                });
+                done(result);
+            },
+        );
+    }
+
+    /// Records what became of a recipient: its row goes or is due again later, and a notice is made where it must be.
+    pub fn outcome(&self, peer: PublicKey, transfer: MailId, index: u32, outcome: Outcome) {
+        self.record(move |session| record_outcome(session, &peer, &transfer, index, &outcome));
+    }
+
+    /// Makes deferred recipients due now: all, those of one mail, of one account, of one contact. Returns how many.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn flush(
+        &self,
+        queue_id: Option<String>,
+        account: Option<String>,
+        peer: Option<PublicKey>,
+    ) -> Result<u64, StoreError> {
+        self.call(move |session| {
+            let now = (session.policy.now)();
+            let changed = session.connection.execute(
+                "UPDATE recipient SET next_attempt = ?1 WHERE state = 0
+                 AND (?2 IS NULL OR mail = (SELECT id FROM mail WHERE queue_id = ?2))
+                 AND (?3 IS NULL OR account = ?3) AND (?4 IS NULL OR peer = ?4)",
+                params![now, queue_id, account, peer.map(|peer| peer.0)],
+            )?;
+            session.dispatcher.look_again();
+            Ok(changed as u64)
+        })
+    }
+
+    /// A notice is in its mailbox.
+    pub fn notice_delivered(&self, id: i64) {
+        self.record(move |session| {
+            session.connection.prepare_cached("DELETE FROM notice WHERE id = ?")?.execute([id])?;
+            Ok(())
+        });
+    }
+}
+
+struct Encoded {
+    size: u64,
+    wire_size: u64,
+    digest: Digest,
+    encoding: Encoding,
+    inline: Option<Vec<u8>>,
+    file: Option<String>,
+}
+
+/// Queue id for each recipient, and whether the body was used.
+fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlite::Result<(Vec<String>, bool)> {
+    let db = session.connection;
+    let now = (session.policy.now)();
+    let mut ids: Vec<Option<String>> = Vec::with_capacity(mail.recipients.len());
+    for recipient in &mail.recipients {
+        let known = match &mail.mta_queue_id {
+            None => None,
+            Some(mta) => db
+                .prepare_cached("SELECT queue_id FROM accepted WHERE key = ?")?
+                .query_row([accepted_key(mta, &recipient.address, &body.digest)], |row| row.get(0))
+                .optional()?,
+        };
+        ids.push(known);
+    }
+    if let Some(known) = ids.iter().flatten().next() {
+        let mta = mail.mta_queue_id.as_deref().unwrap_or_default();
+        session.log.push(format!("{known}: handed over again by the MTA (mta={mta}), queued only once"));
+    }
+    if ids.iter().all(Option::is_some) {
+        return Ok((ids.into_iter().flatten().collect(), false));
+    }
+    // The same mail for another recipient, as a pipe transport brings it: one body, one transfer per peer.
+    let same: Option<(i64, String)> = match &mail.mta_queue_id {
+        None => None,
+        Some(mta) => db
+            .prepare_cached(
+                "SELECT id, queue_id FROM mail WHERE mta_queue_id = ? AND digest = ? AND account = ? AND sender = ?",
+            )?
+            .query_row(params![mta, body.digest.0, mail.account, mail.sender], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?,
+    };
+    let used = same.is_none();
+    let (row, queue_id) = match same {
+        Some(same) => same,
+        None => {
+            db.prepare_cached(
+                "INSERT INTO mail (queue_id, account, mta_queue_id, sender, wire_sender, size, wire_size, digest,
+                 encoding, head, body, body_file, arrived, expires, smtputf8, ret, envid)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                mail.queue_id,
+                mail.account,
+                mail.mta_queue_id,
+                mail.sender,
+                mail.wire_sender,
+                body.size as i64,
+                body.wire_size as i64,
+                body.digest.0,
+                body.encoding.number(),
+                mail.head,
+                body.inline,
+                body.file,
+                now,
+                now + mail.lifetime,
+                mail.smtputf8,
+                mail.ret.map(|ret| i64::from(ret == Return::Headers)),
+                mail.envid,
+            ])?;
+            (db.last_insert_rowid(), mail.queue_id.clone())
+        }
+    };
+    let mta = mail.mta_queue_id.as_deref().unwrap_or("-");
+    let (sender, size, count) = (&mail.sender, body.size, mail.recipients.len());
+    session.log.push(format!("{queue_id}: from=<{sender}>, size={size}, nrcpt={count}, mta={mta} (queue active)"));
+    let first: i64 = db
+        .prepare_cached("SELECT coalesce(max(number) + 1, 0) FROM recipient WHERE mail = ?")?
+        .query_row([row], |found| found.get(0))?;
+    let bulk = body.wire_size > crate::engine::transfer::BURST;
+    for (number, (recipient, id)) in mail.recipients.iter().zip(&mut ids).enumerate() {
+        if id.is_some() {
+            continue;
+        }
+        let transfer: Option<[u8; 16]> = db
+            .prepare_cached("SELECT transfer FROM recipient WHERE mail = ? AND peer = ? AND state = 0 LIMIT 1")?
+            .query_row(params![row, recipient.peer.0], |found| found.get(0))
+            .optional()?;
+        db.prepare_cached(
+            "INSERT INTO recipient (mail, number, account, peer, transfer, address, wire_address, bulk, state, attempts,
+             next_attempt, notify, orcpt) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
+        )?
+        .execute(params![
+            row,
+            first + number as i64,
+            mail.account,
+            recipient.peer.0,
+            transfer.unwrap_or(recipient.transfer.0),
+            recipient.address,
+            recipient.wire_address,
+            bulk,
+            now,
+            notify_bits(recipient.notify),
+            recipient.orcpt,
+        ])?;
+        if let Some(mta) = &mail.mta_queue_id {
+            db.prepare_cached("INSERT INTO accepted (key, queue_id, at) VALUES (?, ?, ?)")?.execute(params![
+                accepted_key(mta, &recipient.address, &body.digest),
+                queue_id,
+                now
+            ])?;
+        }
+        session.dispatcher.touch(&mail.account, &recipient.peer);
+        *id = Some(queue_id.clone());
+    }
+    Ok((ids.into_iter().flatten().collect(), used))
+}
+
+/// Takes up to `limit` transfers that are due, marks their recipients as being sent and counts the attempt.
+pub(super) fn take_due(
+    db: &Connection,
+    account: &str,
+    peer: &PublicKey,
+    bulk: bool,
+    now: i64,
+    policy: &Policy,
+    limit: u32,
+) -> rusqlite::Result<Vec<Transfer>> {
+    // A time further away than the longest wait is left from a clock that was wrong: due now.
+    let beyond = now.saturating_add(i64::try_from(policy.retry_max).unwrap_or(i64::MAX));
+    let mut due = db.prepare_cached(
+        "SELECT transfer FROM recipient WHERE account = ?1 AND peer = ?2 AND state = 0 AND bulk = ?3
+         AND (next_attempt <= ?4 OR next_attempt > ?5) ORDER BY next_attempt LIMIT ?6",
+    )?;
+    let names: Vec<[u8; 16]> = due
+        .query_map(params![account, peer.0, bulk, now, beyond, limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut transfers: Vec<Transfer> = Vec::with_capacity(names.len());
+    for name in names {
+        if transfers.iter().any(|transfer| transfer.id.0 == name) {
+            continue;
+        }
+        let mut rows = db.prepare_cached(
+            "UPDATE recipient SET state = 1, attempts = attempts + 1 WHERE transfer = ? AND state = 0
+             RETURNING mail, number, wire_address",
+        )?;
+        let taken: Vec<(i64, u32, String)> = rows
+            .query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let Some(&(mail, ..)) = taken.first() else { continue };
+        let recipients = taken.into_iter().map(|(_, index, address)| TransferRecipient { index, address }).collect();
+        transfers.push(
+            db.prepare_cached(
+                "SELECT wire_sender, size, wire_size, digest, encoding, body, expires FROM mail WHERE id = ?",
+            )?
+            .query_row([mail], |row| {
+                Ok(Transfer {
+                    id: MailId(name),
+                    mail,
+                    sender: row.get(0)?,
+                    recipients,
+                    size: row.get::<_, i64>(1)? as u64,
+                    wire_size: row.get::<_, i64>(2)? as u64,
+                    digest: Digest(row.get(3)?),
+                    encoding: Encoding::from_number(row.get(4)?).unwrap_or(Encoding::Identity),
+                    body: row.get::<_, Option<Vec<u8>>>(5)?.map_or(Body::Stored, Body::Inline),
+                    deadline: u64::try_from(row.get::<_, i64>(6)? - now).unwrap_or(0) / 1000,
+                })
+            })?,
+        );
+    }
+    Ok(transfers)
+}
+
+/// A recipient's row with what log lines and notices need of its mail.
+struct Pending {
+    id: i64,
+    mail: i64,
+    account: String,
+    peer: PublicKey,
+    address: String,
+    attempts: u32,
+    notify: Option<Notify>,
+    orcpt: Option<String>,
+    queue_id: String,
+    mta_queue_id: Option<String>,
+    sender: String,
+    arrived: i64,
+    envid: Option<String>,
+}
+
+const PENDING: &str = "SELECT r.id, r.mail, r.account, r.peer, r.address, r.attempts, r.notify, r.orcpt, m.queue_id,
+    m.mta_queue_id, m.sender, m.arrived, m.envid FROM recipient r JOIN mail m ON m.id = r.mail";
+
+impl Pending {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            mail: row.get(1)?,
+            account: row.get(2)?,
+            peer: PublicKey(row.get(3)?),
+            address: row.get(4)?,
+            attempts: row.get(5)?,
+            notify: notify_of(row.get(6)?),
+            orcpt: row.get(7)?,
+            queue_id: row.get(8)?,
+            mta_queue_id: row.get(9)?,
+            sender: row.get(10)?,
+            arrived: row.get(11)?,
+            envid: row.get(12)?,
+        })
+    }
+
+    /// A log line in the manner of Postfix.
+    fn line(&self, now: i64, dsn: &str, status: &str, text: &str) -> String {
+        let delay = (now - self.arrived).max(0) as f64 / 1000.0;
+        format!(
+            "{}: to=<{}>, relay=tox:{}, delay={delay:.2}, dsn={dsn}, status={status} ({text}), mta={}",
+            self.queue_id,
+            self.address,
+            self.peer.short(),
+            self.mta_queue_id.as_deref().unwrap_or("-"),
+        )
+    }
+
+    /// Removes the recipient, and the mail with it when it was the last.
+    fn remove(&self, session: &mut Session<'_>) -> rusqlite::Result<()> {
+        let db = session.connection;
+        db.prepare_cached("DELETE FROM recipient WHERE id = ?")?.execute([self.id])?;
+        let last: Option<Option<String>> = db
+            .prepare_cached(
+                "DELETE FROM mail WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipient WHERE mail = ?1)
+                 RETURNING body_file",
+            )?
+            .query_row([self.mail], |row| row.get(0))
+            .optional()?;
+        if let Some(body_file) = last {
+            session.unlink.extend(body_file);
+            session.log.push(format!("{}: removed", self.queue_id));
+        }
+        Ok(())
+    }
+
+    /// Makes the notice of a failure for good; its row, if one is due. In the same transaction as the removal: a notice
+    /// is on disk before its recipient is gone.
+    fn bounce(&self, session: &mut Session<'_>, refusal: &Refusal) -> rusqlite::Result<Option<i64>> {
+        let head: Vec<u8> = session
+            .connection
+            .prepare_cached("SELECT head FROM mail WHERE id = ?")?
+            .query_row([self.mail], |row| row.get(0))?;
+        let content = (session.policy.notice)(&Bounce {
+            account: &self.account,
+            queue_id: &self.queue_id,
+            sender: &self.sender,
+            head: &head,
+            arrived: self.arrived,
+            address: &self.address,
+            orcpt: self.orcpt.as_deref(),
+            envid: self.envid.as_deref(),
+            notify: self.notify,
+            refusal,
+        });
+        let Some(content) = content else { return Ok(None) };
+        session
+            .connection
+            .prepare_cached("INSERT INTO notice (account, content) VALUES (?, ?)")?
+            .execute(params![self.account, content])?;
+        Ok(Some(session.connection.last_insert_rowid()))
+    }
+}
+
+fn record_outcome(
+    session: &mut Session<'_>,
+    peer: &PublicKey,
+    transfer: &MailId,
+    index: u32,
+    outcome: &Outcome,
+) -> rusqlite::Result<()> {
+    let db = session.connection;
+    let now = (session.policy.now)();
+    let found = db
+        .prepare_cached(&format!("{PENDING} WHERE r.transfer = ? AND r.number = ? AND r.peer = ?"))?
+        .query_row(params![transfer.0, index, peer.0], Pending::read)
+        .optional()?;
+    // An answer that comes again after it was recorded changes nothing.
+    let Some(pending) = found else { return Ok(()) };
+    match outcome {
+        Outcome::Stored { duplicate } => {
+            let text = if *duplicate { "stored by an earlier attempt" } else { "stored in the recipient's mailbox" };
+            session.log.push(pending.line(now, "2.0.0", "sent", text));
+            pending.remove(session)?;
+        }
+        Outcome::Refused(refusal) if refusal.is_permanent() => {
+            session.log.push(pending.line(now, &refusal.status().to_string(), "bounced", refusal.text()));
+            if let Some(row) = pending.bounce(session, refusal)? {
+                session.events.push(Event::Notice(pending.account.clone(), row));
+            }
+            pending.remove(session)?;
+        }
+        Outcome::Refused(refusal) => {
+            let policy = session.policy;
+            let wait = schedule::retry_after(pending.attempts, policy.retry_min, policy.retry_max, pending.id as u64);
+            db.prepare_cached("UPDATE recipient SET state = 0, next_attempt = ?, status = ?, text = ? WHERE id = ?")?
+                .execute(params![
+                now.saturating_add(i64::try_from(wait).unwrap_or(i64::MAX)),
+                refusal.status().to_string(),
+                refusal.text(),
+                pending.id
+            ])?;
+            session.log.push(pending.line(now, &refusal.status().to_string(), "deferred", refusal.text()));
+            session.dispatcher.touch(&pending.account, peer);
+        }
+    }
+    let open: bool = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM recipient WHERE transfer = ?)")?
+        .query_row([transfer.0], |row| row.get(0))?;
+    if !open {
+        session.events.push(Event::Recorded(Recorded { account: pending.account, peer: *peer, transfer: *transfer }));
+    }
+    Ok(())
+}
+
+/// Bounces what has waited too long, and forgets what the MTA will not hand over again.
+pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<Vec<Expired>> {
+    let now = (session.policy.now)();
+    let late: Vec<Pending> = session
+        .connection
+        .prepare_cached(&format!("{PENDING} WHERE m.expires <= ? AND r.state = 0 LIMIT ?"))?
+        .query_map(params![now, EXPIRE_BATCH], Pending::read)?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut expired = Vec::with_capacity(late.len());
+    for pending in late {
+        let last: Option<String> = session
+            .connection
+            .prepare_cached("SELECT status || ' ' || text FROM recipient WHERE id = ?")?
+            .query_row([pending.id], |row| row.get(0))?;
+        let why = last.unwrap_or_else(|| "the recipient's agent was never online together with this one".to_owned());
+        let refusal = Refusal::permanent(4, 7, format!("the mail could not be delivered in time: {why}"));
+        session.log.push(pending.line(now, "5.4.7", "expired", refusal.text()));
+        let notice = pending.bounce(session, &refusal)?;
+        pending.remove(session)?;
+        expired.push(Expired { account: pending.account, notice });
+    }
+    session.connection.prepare_cached("DELETE FROM accepted WHERE at < ?")?.execute([now - ACCEPTED_AGE])?;
+    Ok(expired)
+}
+
+impl Reader {
+    /// The name of the file that holds the body of a mail.
+    ///
+    /// # Errors
+    /// The store fails or the mail is gone.
+    pub fn body_file(&self, mail: i64) -> rusqlite::Result<String> {
+        self.connection
+            .prepare_cached("SELECT body_file FROM mail WHERE id = ? AND body_file IS NOT NULL")?
+            .query_row([mail], |row| row.get(0))
+    }
+
+    /// A notice that waits, if it still does.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn notice(&self, id: i64) -> rusqlite::Result<Option<Notice>> {
+        self.connection
+            .prepare_cached("SELECT id, account, content FROM notice WHERE id = ?")?
+            .query_row([id], |row| Ok(Notice { id: row.get(0)?, account: row.get(1)?, content: row.get(2)? }))
+            .optional()
+    }
+
+    /// The rows and accounts of all notices that wait.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn notices(&self) -> rusqlite::Result<Vec<(i64, String)>> {
+        let mut rows = self.connection.prepare_cached("SELECT id, account FROM notice ORDER BY id")?;
+        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
+    /// The queue in numbers, of one account or all.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn queue_summary(&self, account: Option<&str>) -> rusqlite::Result<QueueSummary> {
+        let recipients: i64 = self
+            .connection
+            .prepare_cached("SELECT count(*) FROM recipient WHERE ?1 IS NULL OR account = ?1")?
+            .query_row([account], |row| row.get(0))?;
+        self.connection
+            .prepare_cached(
+                "SELECT count(*), coalesce(sum(wire_size), 0), min(arrived) FROM mail WHERE ?1 IS NULL OR account = ?1",
+            )?
+            .query_row([account], |row| {
+                Ok(QueueSummary {
+                    mails: row.get::<_, i64>(0)? as u64,
+                    recipients: recipients as u64,
+                    octets: row.get::<_, i64>(1)? as u64,
+                    oldest: row.get(2)?,
+                })
+            })
+    }
+
+    /// The recipients of up to `limit` mails whose row is greater than `after`, in order of arrival.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn queue(&self, account: Option<&str>, after: i64, limit: u32) -> rusqlite::Result<Vec<QueueLine>> {
+        let mut rows = self.connection.prepare_cached(
+            "SELECT m.id, m.queue_id, m.mta_queue_id, m.account, m.sender, m.size, m.arrived, m.expires, r.address,
+             r.peer, r.transfer, r.state, r.attempts, r.next_attempt, r.status, r.text
+             FROM recipient r JOIN mail m ON m.id = r.mail
+             WHERE m.id IN (SELECT id FROM mail WHERE id > ?2 AND (?1 IS NULL OR account = ?1) ORDER BY id LIMIT ?3)
+             ORDER BY m.id, r.number",
+        )?;
+        rows.query_map(params![account, after, limit], |row| {
+            let status: Option<String> = row.get(14)?;
+            let text: Option<String> = row.get(15)?;
+            Ok(QueueLine {
+                mail: row.get(0)?,
+                queue_id: row.get(1)?,
+                mta_queue_id: row.get(2)?,
+                account: row.get(3)?,
+                sender: row.get(4)?,
+                size: row.get::<_, i64>(5)? as u64,
+                arrived: row.get(6)?,
+                expires: row.get(7)?,
+                address: row.get(8)?,
+                peer: PublicKey(row.get(9)?),
+                transfer: MailId(row.get(10)?),
+                sending: row.get::<_, i64>(11)? == 1,
+                attempts: row.get(12)?,
+                next_attempt: row.get(13)?,
+                failure: status.zip(text),
+            })
+        })?
+        .collect()
+    }
+}

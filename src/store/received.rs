@@ -1,0 +1,162 @@
+//! What peers sent. A mail is recorded here, with the name its file has in `tmp/`, after that file is on disk and before
+//! it is renamed into `new/`: whoever finds the record after a crash can tell from the Maildir how far it came, so that a
+//! mail offered again is neither lost nor shown twice.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::schema::Reader;
+use super::writer::{Store, StoreError};
+use crate::engine::transfer::MailId;
+use crate::identity::tox_id::PublicKey;
+
+/// How long a record is kept that its peer never said to forget, in milliseconds.
+const KEEP: i64 = 400 * 86_400_000;
+/// How long it is kept after that, for peers restored from a backup.
+const KEEP_FORGOTTEN: i64 = 30 * 86_400_000;
+
+/// One mail for one mailbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The account.
+    pub account: String,
+    /// Who sent it; our own key for notices.
+    pub peer: PublicKey,
+    /// Its name on the wire.
+    pub transfer: MailId,
+    /// The mailbox's name.
+    pub mailbox: String,
+    /// Where the Maildir is.
+    pub maildir: String,
+    /// The file's name without flags.
+    pub file: String,
+}
+
+/// A record whose file may not have been renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpublished {
+    /// The record.
+    pub received: Received,
+    /// When it was made, in milliseconds since the epoch.
+    pub at: i64,
+}
+
+impl Store {
+    /// Records mails whose files are in `tmp/`, on disk. `done` gets, after the commit, whether each is new; one that was
+    /// recorded before must not be renamed into `new/` again.
+    pub fn record_received(
+        &self,
+        mails: Vec<Received>,
+        now: i64,
+        done: impl FnOnce(Result<Vec<bool>, StoreError>) + Send + 'static,
+    ) {
+        self.submit(
+            move |session| {
+                let mut insert = session.connection.prepare_cached(
+                    "INSERT INTO received (account, peer, transfer, mailbox, maildir, file, at, published, forgotten)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0) ON CONFLICT DO NOTHING",
+                )?;
+                mails
+                    .iter()
+                    .map(|m| {
+                        let row = params![m.account, m.peer.0, m.transfer.0, m.mailbox, m.maildir, m.file, now];
+                        insert.execute(row).map(|inserted| inserted == 1)
+                    })
+                    .collect()
+            },
+            done,
+        );
+    }
+
+    /// The files of these records are in `new/`, durably.
+    pub fn published(&self, mails: Vec<Received>) {
+        self.record(move |session| {
+            let mut update = session.connection.prepare_cached(
+                "UPDATE received SET published = 1 WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?",
+            )?;
+            mails
+                .iter()
+                .try_for_each(|m| update.execute(params![m.account, m.peer.0, m.transfer.0, m.mailbox]).map(|_| ()))
+        });
+    }
+
+    /// The record is void: its file is nowhere.
+    pub fn forget_unpublished(&self, mail: Received) {
+        self.record(move |session| {
+            session
+                .connection
+                .prepare_cached(
+                    "DELETE FROM received WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?
+                     AND published = 0",
+                )?
+                .execute(params![mail.account, mail.peer.0, mail.transfer.0, mail.mailbox])?;
+            Ok(())
+        });
+    }
+
+    /// The peer will not offer this mail again.
+    pub fn forget(&self, account: &str, peer: PublicKey, transfer: MailId) {
+        let account = account.to_owned();
+        self.record(move |session| {
+            session
+                .connection
+                .prepare_cached("UPDATE received SET forgotten = 1 WHERE account = ? AND peer = ? AND transfer = ?")?
+                .execute(params![account, peer.0, transfer.0])?;
+            Ok(())
+        });
+    }
+
+    /// Removes old records.
+    pub fn prune_received(&self, now: i64) {
+        self.record(move |session| {
+            session
+                .connection
+                .prepare_cached(
+                    "DELETE FROM received WHERE published = 1 AND at < CASE forgotten WHEN 1 THEN ? ELSE ? END",
+                )?
+                .execute([now - KEEP_FORGOTTEN, now - KEEP])?;
+            Ok(())
+        });
+    }
+}
+
+impl Reader {
+    /// Whether the mailbox has this mail of the peer.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn has_received(
+        &self,
+        account: &str,
+        peer: &PublicKey,
+        transfer: &MailId,
+        mailbox: &str,
+    ) -> rusqlite::Result<bool> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM received WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?")?
+            .query_row(params![account, peer.0, transfer.0, mailbox], |_| Ok(()))
+            .optional()
+            .map(|found| found.is_some())
+    }
+
+    /// What a crash may have caught between record and rename.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn unpublished(&self) -> rusqlite::Result<Vec<Unpublished>> {
+        let mut rows = self.connection.prepare_cached(
+            "SELECT account, peer, transfer, mailbox, maildir, file, at FROM received WHERE published = 0",
+        )?;
+        rows.query_map([], |row| {
+            let received = Received {
+                account: row.get(0)?,
+                peer: PublicKey(row.get(1)?),
+                transfer: MailId(row.get(2)?),
+                mailbox: row.get(3)?,
+                maildir: row.get(4)?,
+                file: row.get(5)?,
+            };
+            Ok(Unpublished { received, at: row.get(6)? })
+        })?
+        .collect()
+    }
+}

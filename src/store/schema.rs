@@ -1,0 +1,147 @@
+//! The tables, opening the database, and reading from it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+/// The version of the tables that this program writes (`PRAGMA user_version`).
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE mail (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue_id TEXT NOT NULL UNIQUE,
+    account TEXT NOT NULL,
+    mta_queue_id TEXT,
+    sender TEXT NOT NULL,          -- reverse-path as submitted, '' for <>
+    wire_sender TEXT NOT NULL,     -- reverse-path that the peer is given
+    size INTEGER NOT NULL,         -- octets of the mail
+    wire_size INTEGER NOT NULL,    -- octets of the encoded body
+    digest BLOB NOT NULL,          -- BLAKE2b-256 of the mail
+    encoding INTEGER NOT NULL,     -- 0 identity, 1 zstd
+    head BLOB NOT NULL,            -- beginning of the header section, for notices
+    body BLOB,                     -- encoded body, or NULL when it is in a file
+    body_file TEXT,                -- its name below bodies/
+    arrived INTEGER NOT NULL,      -- milliseconds since the epoch
+    expires INTEGER NOT NULL,
+    smtputf8 INTEGER NOT NULL,
+    ret INTEGER,                   -- 0 FULL, 1 HDRS
+    envid TEXT,
+    CHECK ((body IS NULL) <> (body_file IS NULL))
+);
+CREATE INDEX mail_expires ON mail (expires);
+CREATE INDEX mail_same ON mail (mta_queue_id, digest) WHERE mta_queue_id IS NOT NULL;
+CREATE TABLE recipient (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    mail INTEGER NOT NULL REFERENCES mail (id),
+    number INTEGER NOT NULL,       -- within the mail
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,            -- public key
+    transfer BLOB NOT NULL,        -- mail id on the wire, the same for all recipients of this mail at this peer
+    address TEXT NOT NULL,         -- forward-path as submitted
+    wire_address TEXT NOT NULL,    -- forward-path that the peer is given
+    bulk INTEGER NOT NULL,
+    state INTEGER NOT NULL,        -- 0 queued, 1 sending; what is final is not here any more
+    attempts INTEGER NOT NULL,
+    next_attempt INTEGER NOT NULL,
+    status TEXT,                   -- of the last failed attempt
+    text TEXT,
+    notify INTEGER,                -- bits: 1 never, 2 success, 4 failure, 8 delay
+    orcpt TEXT,
+    UNIQUE (mail, number)
+);
+CREATE INDEX recipient_due ON recipient (account, peer, state, bulk, next_attempt);
+CREATE INDEX recipient_transfer ON recipient (transfer);
+CREATE TABLE accepted (            -- what the MTA handed over, to recognise it when it comes again
+    key BLOB PRIMARY KEY,          -- hash of MTA queue id, recipient and digest
+    queue_id TEXT NOT NULL,
+    at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX accepted_at ON accepted (at);
+CREATE TABLE notice (              -- status notices not yet in a mailbox
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    account TEXT NOT NULL,
+    content BLOB NOT NULL
+);
+CREATE TABLE received (            -- what peers sent: recorded before it becomes visible, kept until the peer forgets it
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    transfer BLOB NOT NULL,
+    mailbox TEXT NOT NULL,
+    maildir TEXT NOT NULL,
+    file TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    published INTEGER NOT NULL,    -- 0 between the record and the rename into new/
+    forgotten INTEGER NOT NULL,    -- 1 once the peer said that it will not offer the mail again
+    PRIMARY KEY (account, peer, transfer, mailbox)
+) WITHOUT ROWID;
+CREATE INDEX received_unpublished ON received (published) WHERE published = 0;
+CREATE TABLE contact (
+    account TEXT NOT NULL,
+    key BLOB NOT NULL,
+    nick TEXT,
+    tox_id TEXT,
+    message TEXT,                  -- of our friend request
+    accepted INTEGER NOT NULL,     -- 0 until the contact was seen online for the first time
+    added INTEGER NOT NULL,        -- seconds since the epoch
+    last_seen INTEGER,
+    PRIMARY KEY (account, key)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX contact_nick ON contact (account, nick) WHERE nick IS NOT NULL;
+CREATE TABLE request (             -- friend requests of strangers
+    account TEXT NOT NULL,
+    key BLOB NOT NULL,
+    message TEXT NOT NULL,
+    received INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    PRIMARY KEY (account, key)
+) WITHOUT ROWID;
+";
+
+/// The database below the state directory.
+pub(super) fn database(state_dir: &Path) -> PathBuf {
+    state_dir.join("queue.sqlite")
+}
+
+/// Opens the database for writing and brings its tables up to date.
+pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
+    use anyhow::{Context as _, bail};
+    let path = database(state_dir);
+    let connection = Connection::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    // FULL syncs the write-ahead log at each commit: what was committed survives a power cut.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "cache_size", -8192)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match version {
+        0 => {
+            connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+        }
+        VERSION => {}
+        newer => bail!("{} is of version {newer}, this program knows {VERSION}: do not downgrade", path.display()),
+    }
+    Ok(connection)
+}
+
+/// A connection that only reads; it sees what is committed.
+pub struct Reader {
+    pub(super) connection: Connection,
+}
+
+impl Reader {
+    /// Opens one; the [`super::Store`] must have been opened before.
+    ///
+    /// # Errors
+    /// The database cannot be opened.
+    pub fn open(state_dir: &Path) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(database(state_dir), flags)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(Self { connection })
+    }
+}

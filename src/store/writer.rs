@@ -1,0 +1,284 @@
+//! The one thread that writes, with group commit.
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::dispatch::{Dispatcher, Work};
+use super::queue::{Expired, Policy, Recorded};
+use super::schema;
+
+/// How many jobs share one commit at most.
+const BATCH: usize = 512;
+/// How long a job that must not fail waits before it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Why a job was not carried out; nothing of it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreError {
+    /// Whether the disk is full.
+    pub full: bool,
+    text: String,
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        let full = matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure));
+        Self { full, text: error.to_string() }
+    }
+}
+
+impl StoreError {
+    fn stopped() -> Self {
+        Self { full: false, text: "the store has stopped".into() }
+    }
+}
+
+/// What the writer tells of its own accord, after the commit that made it so.
+#[derive(Debug)]
+pub enum Event {
+    /// Transfers for a peer whose link is up; their attempt is recorded.
+    Work(Work),
+    /// All recipients of a transfer have their answer on disk.
+    Recorded(Recorded),
+    /// A notice waits for its mailbox: account and row.
+    Notice(String, i64),
+}
+
+/// What jobs work on: the open transaction, and what is to happen once it is committed.
+pub(super) struct Session<'a> {
+    pub connection: &'a Connection,
+    pub dispatcher: &'a mut Dispatcher,
+    pub policy: &'a Policy,
+    pub events: Vec<Event>,
+    pub log: Vec<String>,
+    /// Body files that no row names any more.
+    pub unlink: Vec<String>,
+}
+
+type Run = Box<dyn FnMut(&mut Session<'_>) -> rusqlite::Result<()> + Send>;
+type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+struct Job {
+    run: Run,
+    done: Option<Done>,
+    /// Whether it is tried until it succeeds: what has happened cannot be refused.
+    must: bool,
+}
+
+enum Message {
+    Job(Job),
+    Stop,
+}
+
+/// The way to the writer thread; to be cloned freely.
+#[derive(Clone)]
+pub struct Store {
+    jobs: Sender<Message>,
+}
+
+impl Store {
+    /// Opens the store below `state_dir` and starts its thread. Body files that no row names are removed, and recipients
+    /// that were being sent are queued again. `sink` gets the [`Event`]s.
+    ///
+    /// # Errors
+    /// The database cannot be opened.
+    pub fn open(
+        state_dir: &Path,
+        policy: Policy,
+        sink: impl Fn(Event) + Send + 'static,
+    ) -> anyhow::Result<(Self, JoinHandle<()>)> {
+        let mut connection = schema::open(state_dir)?;
+        let bodies = state_dir.join("bodies");
+        super::bodies::prepare(&bodies)?;
+        super::queue::recover(&connection, &bodies)?;
+        let (jobs, inbox) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
+            let mut dispatcher = Dispatcher::default();
+            run(&mut connection, &inbox, &mut dispatcher, &policy, &bodies, &sink);
+        })?;
+        Ok((Self { jobs }, thread))
+    }
+
+    /// Finishes the jobs that are waiting and ends the thread.
+    pub fn stop(&self) {
+        let _ = self.jobs.send(Message::Stop);
+    }
+
+    /// Runs `work` in a transaction; `done` gets its result after the commit, in the writer's thread.
+    pub(super) fn submit<T: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&mut Session<'_>) -> rusqlite::Result<T> + Send + 'static,
+        done: impl FnOnce(Result<T, StoreError>) + Send + 'static,
+    ) {
+        let slot = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let result = slot.clone();
+        let take = move || result.lock().ok().and_then(|mut slot| slot.take());
+        let run: Run = Box::new(move |session| {
+            let value = work(session)?;
+            if let Ok(mut slot) = slot.lock() {
+                *slot = Some(value);
+            }
+            Ok(())
+        });
+        let done: Done = Box::new(move |outcome| {
+            done(outcome.and_then(|()| take().ok_or_else(StoreError::stopped)));
+        });
+        self.send(Job { run, done: Some(done), must: false });
+    }
+
+    /// Runs `work` until it succeeds: for what has already happened in the world.
+    pub(super) fn record(&self, work: impl FnMut(&mut Session<'_>) -> rusqlite::Result<()> + Send + 'static) {
+        self.send(Job { run: Box::new(work), done: None, must: true });
+    }
+
+    /// Like [`Store::submit`], waiting for the result. Not to be called from the writer's own callbacks.
+    pub(super) fn call<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&mut Session<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.submit(work, move |result| {
+            let _ = sender.send(result);
+        });
+        receiver.recv().unwrap_or_else(|_| Err(StoreError::stopped()))
+    }
+
+    fn send(&self, job: Job) {
+        if let Err(mpsc::SendError(Message::Job(Job { done: Some(done), .. }))) = self.jobs.send(Message::Job(job)) {
+            done(Err(StoreError::stopped()));
+        }
+    }
+}
+
+fn run(
+    connection: &mut Connection,
+    inbox: &Receiver<Message>,
+    dispatcher: &mut Dispatcher,
+    policy: &Policy,
+    bodies: &Path,
+    sink: &dyn Fn(Event),
+) {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut stopping = false;
+    let mut failing = false;
+    while !stopping || (!jobs.is_empty() && !failing) {
+        let wait = if failing { AGAIN } else { dispatcher.wait(policy) };
+        match inbox.recv_timeout(wait) {
+            Ok(Message::Job(job)) => jobs.push(job),
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => stopping = true,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        while jobs.len() < BATCH {
+            match inbox.try_recv() {
+                Ok(Message::Job(job)) => jobs.push(job),
+                Ok(Message::Stop) => stopping = true,
+                Err(_) => break,
+            }
+        }
+        failing = !batch(connection, &mut jobs, dispatcher, policy, bodies, sink);
+    }
+}
+
+/// Carries out `jobs` in one transaction. Afterwards only those that must succeed and did not are left; false if any.
+fn batch(
+    connection: &mut Connection,
+    jobs: &mut Vec<Job>,
+    dispatcher: &mut Dispatcher,
+    policy: &Policy,
+    bodies: &Path,
+    sink: &dyn Fn(Event),
+) -> bool {
+    let before = dispatcher.clone();
+    let mut results: Vec<Result<(), StoreError>> = Vec::with_capacity(jobs.len());
+    let committed = transaction(connection, jobs, dispatcher, policy, &mut results);
+    let mut left = Vec::new();
+    let outcome = match committed {
+        Ok((events, log, unlink)) => {
+            for mut job in std::mem::take(jobs).into_iter().zip(results) {
+                match (job.1, job.0.done.take()) {
+                    (Err(error), _) if job.0.must => {
+                        log::error!("cannot record in the queue, trying again: {error}");
+                        left.push(job.0);
+                    }
+                    (result, Some(done)) => done(result),
+                    (_, None) => {}
+                }
+            }
+            log.iter().for_each(|line| log::info!("{line}"));
+            unlink.iter().for_each(|name| super::bodies::remove(bodies, name));
+            events.into_iter().for_each(sink);
+            left.is_empty()
+        }
+        Err(error) => {
+            log::error!("cannot write to the queue: {error}");
+            *dispatcher = before;
+            dispatcher.look_again();
+            for mut job in std::mem::take(jobs) {
+                if job.must {
+                    left.push(job);
+                } else if let Some(done) = job.done.take() {
+                    done(Err(error.clone()));
+                }
+            }
+            false
+        }
+    };
+    *jobs = left;
+    outcome
+}
+
+type Committed = (Vec<Event>, Vec<String>, Vec<String>);
+
+fn transaction(
+    connection: &mut Connection,
+    jobs: &mut [Job],
+    dispatcher: &mut Dispatcher,
+    policy: &Policy,
+    results: &mut Vec<Result<(), StoreError>>,
+) -> Result<Committed, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut session = Session {
+        connection: &transaction,
+        dispatcher,
+        policy,
+        events: Vec::new(),
+        log: Vec::new(),
+        unlink: Vec::new(),
+    };
+    for job in jobs {
+        // A savepoint each, so that one job that fails takes nothing of the others with it.
+        session.connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+        let (events, log, unlink) = (session.events.len(), session.log.len(), session.unlink.len());
+        let result = (job.run)(&mut session);
+        if result.is_err() {
+            session.connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+            session.events.truncate(events);
+            session.log.truncate(log);
+            session.unlink.truncate(unlink);
+        }
+        session.connection.prepare_cached("RELEASE job")?.execute([])?;
+        results.push(result.map_err(StoreError::from));
+    }
+    for expired in super::queue::expire(&mut session)? {
+        let Expired { account, notice } = expired;
+        session.events.extend(notice.map(|row| Event::Notice(account, row)));
+    }
+    let work = super::dispatch::fill(&mut session)?;
+    session.events.extend(work.into_iter().map(Event::Work));
+    let Session { events, log, unlink, .. } = session;
+    transaction.commit()?;
+    Ok((events, log, unlink))
+}
