@@ -4,4 +4,5 @@
 
 pub mod address;
 pub mod envelope;
+pub mod header;
 pub mod status;
