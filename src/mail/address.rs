@@ -48,7 +48,7 @@ impl Address {
         if domain.is_empty() || domain.len() > MAX_DOMAIN {
             return Err(InvalidAddress("the domain is empty or longer than 255 octets"));
         }
-        let literal = domain.starts_with('[') && domain.ends_with(']');
+        let literal = domain.len() > 1 && domain.starts_with('[') && domain.ends_with(']');
         let label_ok = |label: &str| {
             !label.is_empty()
                 && label
@@ -57,7 +57,9 @@ impl Address {
         };
         let domain = domain.strip_suffix('.').unwrap_or(domain);
         if literal {
-            if domain.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            // RFC 5321 section 4.1.3; a bracket inside would end the path that the address is written into.
+            let inside = domain.get(1..domain.len() - 1).unwrap_or_default();
+            if inside.is_empty() || !inside.chars().all(|c| c.is_ascii_alphanumeric() || ".:-".contains(c)) {
                 return Err(InvalidAddress("the address literal is malformed"));
             }
         } else if !domain.split('.').all(label_ok) {
@@ -153,6 +155,9 @@ mod tests {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.to_string(), printed);
             assert_eq!(printed.parse::<Address>().expect(printed), address);
+        }
+        for text in ["b@[a>b]", "b@[]", "b@[", "b@]", "b@[[]]"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
         }
         for text in
             ["", "bob", "@x", "bob@", "bob@a..b", "b b@x", "bob@a b", "\"bob@x", "\"bob\"x@y", "b\rb@x", "<bob@x>"]
