@@ -1,8 +1,9 @@
 //! The header section of a mail, read from raw octets (RFC 5322 section 2.2).
 //!
 //! Owns the one view of header fields that [`super::trace`] and [`super::notice`] work on. It never fails and never
-//! copies: whatever the octets are (no header at all, garbage lines, 8-bit, NUL, CRLF), every octet of the section belongs
-//! to exactly one [`Part`], so that parts written out one after the other give the section back. Uses nothing but core.
+//! copies: whatever the octets are (no header at all, garbage lines, 8-bit, NUL, CRLF), every octet of the section
+//! belongs to exactly one [`Part`], so that parts written out one after the other give the section back. Uses nothing
+//! but core.
 
 use std::ops::Range;
 
@@ -73,7 +74,8 @@ impl<'a> Section<'a> {
     /// between fields that are none do not end it, because some readers look for fields behind them.
     pub fn read(mail: &'a [u8]) -> Self {
         let seen = &mail[..mail.len().min(MAX_SECTION)];
-        let cut = seen.len() < mail.len();
+        // A caller may have read that much and no more.
+        let cut = seen.len() == MAX_SECTION;
         let mut start = 0;
         if seen.starts_with(b"From ") || seen.starts_with(b">From ") {
             start = line_end(seen, 0);
@@ -85,11 +87,12 @@ impl<'a> Section<'a> {
         }
         while at < seen.len() {
             let next = line_end(seen, at);
-            if cut && next == seen.len() && seen[next - 1] != b'\n' {
-                // The limit cuts this line: it stays whole, on the body's side, unless it is all there is.
+            let whole = seen[next - 1] == b'\n';
+            // The limit cuts this line, or the mail ends between CR and LF: the line is the body's, unbroken.
+            if !whole && (cut || seen[at..next] == *b"\r") {
                 break;
             }
-            if without_line_end(&seen[at..next]).is_empty() && seen[next - 1] == b'\n' {
+            if whole && without_line_end(&seen[at..next]).is_empty() {
                 return Self { mail, start, fields_end: at, end: next };
             }
             at = next;
@@ -196,7 +199,7 @@ mod tests {
             (b"From a", 6, 6, 6),
             (b"X: y", 0, 4, 4),
             (b"X: y\n", 0, 5, 5),
-            (b"X: y\n\r", 0, 6, 6),
+            (b"X: y\n\r", 0, 5, 5),
         ] {
             let section = Section::read(mail);
             let text = String::from_utf8_lossy(mail);

@@ -5,4 +5,6 @@
 pub mod address;
 pub mod envelope;
 pub mod header;
+pub mod mailbox;
 pub mod status;
+pub mod trace;

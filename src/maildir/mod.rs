@@ -1,7 +1,7 @@
 //! Durable delivery of one mail into a Maildir (<https://cr.yp.to/proto/maildir.html>).
 //!
-//! Owns the order of system calls that makes a delivery durable and never overwrites; which names to use, when to publish
-//! and what was stored before is the caller's knowledge. Uses only std, nix and log. The order of a delivery:
+//! Owns the order of system calls that makes a delivery durable and never overwrites; which names to use, when to
+//! publish and what was stored before is the caller's knowledge. Uses only std, nix and log. The order of a delivery:
 //! [`Maildir::create`], write, [`Staged::sync`], [`Maildir::sync_tmp`], record the intent, [`Maildir::publish`],
 //! [`Maildir::sync_new`]; only then is the mail stored.
 
@@ -279,8 +279,9 @@ impl Maildir {
     }
 }
 
-/// Whether `directory` holds NAME itself, or NAME and what readers append: `:2,S`, or `;2,S`, `!2,S` where the file system
-/// has no colons, or sizes `,S=…`. Read again when it changed meanwhile: a rename can hide an entry from readdir.
+/// Whether `directory` holds NAME itself, or NAME and what readers append: `:2,S`, or `;2,S`, `!2,S` where the file
+/// system has no colons, or sizes `,S=…`. Read again when it changed meanwhile: a rename can hide an entry from
+/// readdir.
 fn contains(directory: &Directory, name: &str) -> io::Result<bool> {
     for _ in 0..MAX_SCANS {
         let before = directory.changed()?;
@@ -314,8 +315,8 @@ impl Staged {
     /// [`Maildir::sync_tmp`] or, published, [`Maildir::sync_new`].
     ///
     /// # Errors
-    /// A write, the fsync or the close failed; the file is removed then. A failed fsync is never tried again, because the
-    /// kernel may have dropped the very pages that failed.
+    /// A write, the fsync or the close failed; the file is removed then. A failed fsync is never tried again, because
+    /// the kernel may have dropped the very pages that failed.
     pub fn sync(mut self) -> io::Result<()> {
         let path = self.path();
         if let Some(mut writer) = self.writer.take() {
