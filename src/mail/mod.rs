@@ -6,5 +6,6 @@ pub mod address;
 pub mod envelope;
 pub mod header;
 pub mod mailbox;
+pub mod notice;
 pub mod status;
 pub mod trace;
