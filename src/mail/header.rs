@@ -69,22 +69,20 @@ fn name_of(line: &[u8]) -> Option<(&str, usize)> {
 impl<'a> Section<'a> {
     /// Finds the header section at the start of `mail`, which may be the whole mail or its first octets.
     ///
-    /// A leading line `From …` or `>From …` is the separator of an mbox file and stands outside. If the next line is no
-    /// field the mail has no header and everything is body. Else the section ends with the first empty line; lines
-    /// between fields that are none do not end it, because some readers look for fields behind them.
+    /// A leading line `From …` or `>From …` before a field is the separator of an mbox file and stands outside. If there
+    /// is no field at the beginning the mail has no header and everything is body. Else the section ends with the first
+    /// empty line; lines between fields that are none do not end it, because some readers look for fields behind them.
     pub fn read(mail: &'a [u8]) -> Self {
         let seen = &mail[..mail.len().min(MAX_SECTION)];
         // A caller may have read that much and no more.
         let cut = seen.len() == MAX_SECTION;
-        let mut start = 0;
-        if seen.starts_with(b"From ") || seen.starts_with(b">From ") {
-            start = line_end(seen, 0);
+        let mbox = seen.starts_with(b"From ") || seen.starts_with(b">From ");
+        let start = if mbox { line_end(seen, 0) } else { 0 };
+        let first = without_line_end(&seen[start..line_end(seen, start)]);
+        if !first.is_empty() && name_of(first).is_none() || mbox && start == seen.len() {
+            return Self { mail, start: 0, fields_end: 0, end: 0 };
         }
         let mut at = start;
-        let first = without_line_end(&seen[at..line_end(seen, at)]);
-        if !first.is_empty() && name_of(first).is_none() {
-            return Self { mail, start, fields_end: at, end: at };
-        }
         while at < seen.len() {
             let next = line_end(seen, at);
             let whole = seen[next - 1] == b'\n';
@@ -195,8 +193,9 @@ mod tests {
             (b" X: y\n\n", 0, 0, 0),
             (b"From a@x Mon Jan  1 00:00:00 2026\nX: y\n\nb", 34, 39, 40),
             (b">From a\nX: y\n", 8, 13, 13),
-            (b"From a\nhello\n", 7, 7, 7),
-            (b"From a", 6, 6, 6),
+            (b"From a\nhello\n", 0, 0, 0),
+            (b"From a\n\nhello\n", 7, 7, 8),
+            (b"From a", 0, 0, 0),
             (b"X: y", 0, 4, 4),
             (b"X: y\n", 0, 5, 5),
             (b"X: y\n\r", 0, 5, 5),

@@ -406,6 +406,8 @@ mod tests {
             ("Subject: x", "Subject: x\n\n"),
             ("Subject: x\n", "Subject: x\n\n"),
             ("Status: O", "\n"),
+            ("From now on\nStatus is unknown\n", "\nFrom now on\nStatus is unknown\n"),
+            ("From a@b Mon Jan  1 00:00:00 2026\n\nbody\n", "\nbody\n"),
         ] {
             assert_eq!(text(head.as_bytes(), &[]), format!("{unreadable}{rest}"), "{head:?}");
         }
