@@ -26,12 +26,6 @@ impl Part<'_> {
     pub fn is(&self, name: &str) -> bool {
         self.name.is_some_and(|own| own.eq_ignore_ascii_case(name))
     }
-
-    /// The value on one line: line ends removed (RFC 5322 section 2.2.3), blanks around it cut off.
-    pub fn unfolded(&self) -> Vec<u8> {
-        let line: Vec<u8> = self.value.iter().copied().filter(|octet| !matches!(octet, b'\r' | b'\n')).collect();
-        line.trim_ascii().to_vec()
-    }
 }
 
 /// Where the header section of a mail lies.
@@ -118,11 +112,6 @@ impl<'a> Section<'a> {
         Parts { mail: &self.mail[..self.fields_end], at: self.start }
     }
 
-    /// The fields called `name`, in their order.
-    pub fn fields(&self, name: &'a str) -> impl Iterator<Item = Part<'a>> {
-        self.parts().filter(move |part| part.is(name))
-    }
-
     /// Whether there is a field called `name`.
     pub fn has(&self, name: &str) -> bool {
         self.parts().any(|part| part.is(name))
@@ -175,7 +164,6 @@ mod tests {
         assert_eq!(parts[0].value, b" a\n b");
         assert_eq!(parts[0].range, 0..14);
         assert_eq!(parts[1].value, b"x\r\n\ty");
-        assert_eq!(parts[1].unfolded(), b"x\ty");
         assert_eq!(parts[2].value, b"");
         assert_eq!(&mail[section.end()..], b"body: no\n");
         assert_eq!(&mail[section.fields_end()..section.end()], b"\r\n");
@@ -241,7 +229,6 @@ mod tests {
                 prop_assert_eq!(part.range.start, at);
                 prop_assert!(part.range.end > at);
                 at = part.range.end;
-                let _ = part.unfolded();
             }
             prop_assert_eq!(at, section.fields_end());
             prop_assert!(section.end() >= at && section.end() <= mail.len());
