@@ -1,0 +1,251 @@
+//! The socket shell around [`Session`]: listens, accepts, reads, writes, waits. Uses tokio and nix; every rule of the
+//! protocol is in [`super::session`].
+//!
+//! The listening socket's mode and group decide who can connect; [`Limits::allow_uids`] who of them may submit, by the user
+//! that the kernel vouches for (SO_PEERCRED).
+
+use std::any::Any;
+use std::future::pending;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, connect, listen, socket,
+};
+use nix::unistd::{Uid, User, geteuid};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::session::{Ending, Session, Step, reply};
+use super::{Intake, Limits, Submission, Submitter};
+use crate::mail::status::{EnhancedStatus, Refusal};
+
+/// How much is read at a time.
+const READ_SIZE: usize = 32 * 1024;
+/// How long open transactions may go on after a shutdown was asked for.
+const GRACE: Duration = Duration::from_secs(10);
+/// The pause after a failed accept: without file descriptors to spare (EMFILE) the next one would fail at once, too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Makes the listening socket at `path` with `mode` and, where given, group `gid`; nonblocking, as
+/// [`tokio::net::UnixListener::from_std`] wants it. There is no moment at which somebody can connect who may not: mode and
+/// group are set between bind(2) and listen(2), and a socket that does not listen refuses every connection. A socket left
+/// behind by an agent that died is removed; it is recognised by refusing connections.
+///
+/// # Errors
+/// [`io::ErrorKind::AddrInUse`]: somebody listens there, or `path` is something else than a socket. Others as the system
+/// reports them.
+pub fn bind(path: impl AsRef<Path>, mode: u32, gid: Option<u32>) -> io::Result<StdListener> {
+    let path = path.as_ref();
+    let address = UnixAddr::new(path)?;
+    let new = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
+    let fd: OwnedFd = new()?;
+    match bind_to(fd.as_raw_fd(), &address) {
+        Err(Errno::EADDRINUSE) => {
+            // connect(2) says ECONNREFUSED of a plain file as well, and that must never be removed.
+            if !path.symlink_metadata()?.file_type().is_socket() {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} is no socket", path.display())));
+            }
+            if connect(new()?.as_raw_fd(), &address) != Err(Errno::ECONNREFUSED) {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use", path.display())));
+            }
+            std::fs::remove_file(path)?;
+            bind_to(fd.as_raw_fd(), &address)?;
+        }
+        other => other?,
+    }
+    let open_up = || -> io::Result<()> {
+        // The group first: with the old group the new mode would let in the wrong people.
+        lchown(path, None, gid)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        Ok(listen(&fd, Backlog::new(BACKLOG)?)?)
+    };
+    if let Err(error) = open_up() {
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(StdListener::from(fd))
+}
+
+/// Serves LMTP on `listener` until `shutdown` becomes true, then ends idle sessions with 421, gives open transactions 10 s
+/// to finish, and returns. A dropped sender of `shutdown` means that nobody will ever ask. The socket file stays: the next
+/// [`bind`] replaces it.
+pub async fn serve(
+    listener: UnixListener,
+    submission: Arc<dyn Submission>,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let limits = Arc::new(limits);
+    let room = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let mut sessions = JoinSet::new();
+    let asked = shutdown.clone();
+    loop {
+        let accepted = tokio::select! {
+            () = asked_to_stop(&mut shutdown) => break,
+            Some(ended) = sessions.join_next() => {
+                report(ended);
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!("lmtp: cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            log::warn!("lmtp: more than {} connections", limits.max_connections);
+            turn_away(stream);
+            continue;
+        };
+        let (submission, limits, asked) = (submission.clone(), limits.clone(), asked.clone());
+        sessions.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = converse(stream, &*submission, limits, asked).await {
+                log::debug!("lmtp: connection lost: {error}");
+            }
+        });
+    }
+    // New clients get "connection refused" from here on, which MTAs take for a reason to try again.
+    drop(listener);
+    let all_ended = async {
+        while let Some(ended) = sessions.join_next().await {
+            report(ended);
+        }
+    };
+    if timeout(GRACE, all_ended).await.is_err() {
+        log::warn!("lmtp: {} sessions did not end in time; their open mails are discarded", sessions.len());
+    }
+}
+
+/// Ends when a shutdown is asked for.
+async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
+    if shutdown.wait_for(|&stop| stop).await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        log::error!("lmtp: a session broke off: {error}");
+    }
+}
+
+/// Says 421 to a connection there is no room for. It never waits: the line fits into any socket buffer that is empty.
+fn turn_away(stream: UnixStream) {
+    let mut line = Vec::new();
+    reply(&mut line, 421, EnhancedStatus::new(4, 3, 2), "too many connections; try again later", false);
+    let sent = stream.into_std().and_then(|mut stream| stream.write_all(&line));
+    if let Err(error) = sent {
+        log::debug!("lmtp: connection lost: {error}");
+    }
+}
+
+/// The answer to every MAIL of a client that may not submit.
+fn admission(submitter: &Submitter, limits: &Limits) -> Result<(), Refusal> {
+    if limits.admits(submitter.uid, geteuid().as_raw()) {
+        return Ok(());
+    }
+    let name = match User::from_uid(Uid::from_raw(submitter.uid)) {
+        Ok(Some(user)) => user.name,
+        _ => submitter.uid.to_string(),
+    };
+    Err(Refusal::permanent(7, 1, format!("user {name} may not submit mail (lmtp.allow_users)")))
+}
+
+/// One connection from greeting to close.
+async fn converse(
+    mut stream: UnixStream,
+    submission: &dyn Submission,
+    limits: Arc<Limits>,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
+    let submitter = Submitter { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or(0) };
+    log::debug!("lmtp: connection of uid {} pid {}", submitter.uid, submitter.pid);
+    let patience = limits.timeout;
+    let mut session = Session::new(submitter, admission(&submitter, &limits), limits);
+    let mut out = Vec::new();
+    let mut buffer = vec![0; READ_SIZE];
+    session.greeting(&mut out);
+    send(&mut stream, &mut out, patience).await?;
+    loop {
+        let idle = session.is_idle();
+        let read = tokio::select! {
+            // The shutdown first: a client that never pauses would not hear of it otherwise.
+            biased;
+            () = asked_to_stop(&mut shutdown), if idle => {
+                session.end(Ending::Shutdown, &mut out);
+                return send(&mut stream, &mut out, patience).await;
+            }
+            read = timeout(patience, stream.read(&mut buffer)) => read,
+        };
+        let Ok(read) = read else {
+            session.end(Ending::Idle, &mut out);
+            return send(&mut stream, &mut out, patience).await;
+        };
+        let read = read?;
+        if read == 0 {
+            return Ok(());
+        }
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            let (taken, step) = session.feed(rest, submission, &mut out);
+            rest = &rest[taken..];
+            match step {
+                Step::More => {}
+                Step::Finish(intake) => {
+                    // Replies due before the dot do not wait for the disk.
+                    let lost = send(&mut stream, &mut out, patience).await.err();
+                    session.finished(commit(intake).await, &mut out);
+                    if let Some(error) = lost {
+                        return Err(error);
+                    }
+                }
+                Step::Close => return send(&mut stream, &mut out, patience).await,
+            }
+        }
+        send(&mut stream, &mut out, patience).await?;
+    }
+}
+
+/// Runs [`Intake::finish`] in a task of its own: neither a client that goes away nor a shutdown nor a panic stops it half
+/// way. A panic leaves no answers, which the session takes for "try again".
+async fn commit(intake: Box<dyn Intake>) -> Vec<Result<String, Refusal>> {
+    // Called in there, too: finish() may do work, and panic, before it returns its future.
+    tokio::spawn(async move { intake.finish().await }).await.unwrap_or_else(|error| {
+        log::error!("lmtp: storing a mail broke off: {}", panic_text(error));
+        Vec::new()
+    })
+}
+
+fn panic_text(error: tokio::task::JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else { return "cancelled".to_owned() };
+    let text = (&*panic as &dyn Any).downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+}
+
+/// Writes all of `out` in one go and empties it.
+async fn send(stream: &mut UnixStream, out: &mut Vec<u8>, patience: Duration) -> io::Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let sent = timeout(patience, stream.write_all(out)).await;
+    out.clear();
+    sent.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its replies")))
+}
