@@ -1,9 +1,9 @@
 //! One command line → [`Command`] (RFC 5321 section 4.1.1, RFC 2033, and the extensions that LHLO announces). Pure.
 //!
-//! Verbs and most parameter values are read by `smtp-proto`. Four things are read here instead, because that parser loses
-//! what we need: paths (it takes quotes and escapes out of a quoted local part, refuses `a..b@x` and makes `<postmaster>`
-//! the null path), ENVID and ORCPT (it decodes their xtext, while a notice has to repeat them as given), SIZE (it
-//! makes a small number of one with too many digits), and XFORWARD, which it does not know.
+//! Verbs and most parameter values are read by `smtp-proto`. Four things are read here instead, because that parser
+//! loses what we need: paths (it takes quotes and escapes out of a quoted local part, refuses `a..b@x` and makes
+//! `<postmaster>` the null path), ENVID and ORCPT (it decodes their xtext, while a notice has to repeat them as given),
+//! SIZE (it makes a small number of one with too many digits), and XFORWARD, which it does not know.
 
 use std::borrow::Cow;
 
@@ -162,8 +162,8 @@ fn rcpt(rest: &str, hostname: &str) -> Result<Recipient, Bad> {
     Ok(Recipient { address, notify, orcpt: orcpt.map(str::to_owned) })
 }
 
-/// `FROM:<path> parameters` → path without brackets and source route, and the parameters. Blanks around the colon are taken:
-/// old clients send them.
+/// `FROM:<path> parameters` → path without brackets and source route, and the parameters. Blanks around the colon are
+/// taken: old clients send them.
 fn split_path<'a>(rest: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
     let rest = rest.trim_start_matches(' ');
     let (word, rest) = rest.split_once(':')?;
@@ -204,8 +204,8 @@ struct Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
-    /// Splits `text`. smtp-proto knows more parameters than we announce and takes blanks in odd places, hence the lists of
-    /// those with (`valued`) and without (`plain`) a value.
+    /// Splits `text`. smtp-proto knows more parameters than we announce and takes blanks in odd places, hence the lists
+    /// of those with (`valued`) and without (`plain`) a value.
     fn read(text: &'a str, valued: &[&str], plain: &[&str], keep: &[&str]) -> Result<Self, Bad> {
         let mut parameters = Self { others: String::new(), kept: Vec::new() };
         let mut seen: Vec<&str> = Vec::new();
@@ -281,8 +281,8 @@ fn is_xtext(text: &str) -> bool {
         })
 }
 
-/// Whether `text` is `type;address` (RFC 3461 section 4.2). Addresses of type `utf-8` have an encoding of their own and may
-/// come in plain UTF-8 (RFC 6533 section 3).
+/// Whether `text` is `type;address` (RFC 3461 section 4.2). Addresses of type `utf-8` have an encoding of their own and
+/// may come in plain UTF-8 (RFC 6533 section 3).
 fn is_orcpt(text: &str) -> bool {
     let Some((kind, address)) = text.split_once(';') else { return false };
     let kind_ok = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
@@ -290,8 +290,8 @@ fn is_orcpt(text: &str) -> bool {
     text.len() <= MAX_ORCPT && kind_ok && address_ok
 }
 
-/// Takes the `+XX` out of `text`; liberal about the case of the digits, as Postfix is. `None` where they are none, or make
-/// no UTF-8.
+/// Takes the `+XX` out of `text`; liberal about the case of the digits, as Postfix is. `None` where they are none, or
+/// make no UTF-8.
 fn decode_xtext(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

@@ -1,8 +1,8 @@
-//! The DATA phase (RFC 5321 sections 4.1.1.4 and 4.5.2): a streaming decoder from the octets on the wire to those of the
-//! mail. Pure; uses no other module.
+//! The DATA phase (RFC 5321 sections 4.1.1.4 and 4.5.2): a streaming decoder from the octets on the wire to those of
+//! the mail. Pure; uses no other module.
 //!
-//! Only CRLF.CRLF ends the mail and only after a CRLF does a dot count as stuffed. A bare LF or CR is body and begins no
-//! line, so no two servers in a row can disagree about where a mail ends ("SMTP smuggling").
+//! Only CRLF.CRLF ends the mail and only after a CRLF does a dot count as stuffed. A bare LF or CR is body and begins
+//! no line, so no two servers in a row can disagree about where a mail ends ("SMTP smuggling").
 
 /// The most octets handed on at a time, here and to [`super::Intake::write`].
 pub const MAX_CHUNK: usize = 64 * 1024;
@@ -47,8 +47,8 @@ impl Decoder {
         self.state == State::End
     }
 
-    /// Takes octets from the wire, appends those of the mail to `out` (at most `input.len() + 1`), and returns how many it
-    /// took: all, or those up to and with the final CRLF.CRLF. After the end it takes none.
+    /// Takes octets from the wire, appends those of the mail to `out` (at most `input.len() + 1`), and returns how many
+    /// it took: all, or those up to and with the final CRLF.CRLF. After the end it takes none.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
         let mut at = 0;
         while let Some(&octet) = input.get(at) {
@@ -86,8 +86,8 @@ impl Decoder {
     }
 }
 
-/// The wire form of `body` with the final dot: what a client sends after the 354. Each LF becomes CRLF; a last line without
-/// its LF gets one.
+/// The wire form of `body` with the final dot: what a client sends after the 354. Each LF becomes CRLF; a last line
+/// without its LF gets one.
 pub fn encode(body: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(body.len() + body.len() / 32 + 5);
     for line in body.split_inclusive(|&octet| octet == b'\n') {

@@ -1,18 +1,18 @@
 //! The LMTP server (RFC 2033): how a local MTA or `tox-transport` hands a mail to the agent over a Unix socket.
 //!
-//! Owns the protocol between the socket and [`Submission`]: greeting, commands, the DATA phase, one answer per recipient,
-//! limits and time-outs. Knows nothing of queues, contacts or Tox. May use [`crate::mail`] and the `log` crate; no store,
-//! no tox, no telemetry. Bodies are never logged.
+//! Owns the protocol between the socket and [`Submission`]: greeting, commands, the DATA phase, one answer per
+//! recipient, limits and time-outs. Knows nothing of queues, contacts or Tox. May use [`crate::mail`] and the `log`
+//! crate; no store, no tox, no telemetry. Bodies are never logged.
 //!
-//! [`data`], `command` and [`session`] are pure: octets in, replies out, no I/O, no clock. [`server`] is the shell around
-//! them.
+//! [`data`], `command` and [`session`] are pure: octets in, replies out, no I/O, no clock. [`server`] is the shell
+//! around them.
 //!
 //! What an MTA may rely on:
-//! - a mail is answered with 250 only after [`Intake::finish`] said that it is committed, recipient by recipient (RFC 2033
-//!   section 4.2);
+//! - a mail is answered with 250 only after [`Intake::finish`] said that it is committed, recipient by recipient (RFC
+//!   2033 section 4.2);
 //! - only CRLF.CRLF ends a mail; a connection that ends earlier leaves nothing behind;
-//! - 421 is never said because of one recipient's trouble: MTAs then stop using the socket for every recipient. It means
-//!   too many connections, shutting down, an idle client or one that talks nonsense.
+//! - 421 is never said because of one recipient's trouble: MTAs then stop using the socket for every recipient. It
+//!   means too many connections, shutting down, an idle client or one that talks nonsense.
 
 mod command;
 pub mod data;
@@ -69,8 +69,8 @@ pub type Outcome = Pin<Box<dyn Future<Output = Vec<Result<String, Refusal>>> + S
 
 /// One mail being taken in; dropped without [`Intake::finish`] it is discarded.
 pub trait Intake: Send {
-    /// Takes the next octets of the mail: dots unstuffed, lines ended by LF, never more than [`data::MAX_CHUNK`] octets.
-    /// Called within an async task, so it may block briefly on a disk but on nothing else.
+    /// Takes the next octets of the mail: dots unstuffed, lines ended by LF, never more than [`data::MAX_CHUNK`]
+    /// octets. Called within an async task, so it may block briefly on a disk but on nothing else.
     ///
     /// # Errors
     /// The intake is dropped, the rest of the mail is read and thrown away, and every recipient gets this refusal.
@@ -94,14 +94,16 @@ pub struct Limits {
     pub timeout: Duration,
     /// The name in greeting and LHLO answer.
     pub hostname: String,
-    /// The users that may submit; `None` is everybody who can open the socket. Root and the agent's own user always may.
+    /// The users that may submit; `None` is everybody who can open the socket. Root and the agent's own user always
+    /// may.
     pub allow_uids: Option<Vec<u32>>,
 }
 
 impl Limits {
     /// Whether a client of user `uid` may submit to an agent that runs as `euid`.
     pub fn admits(&self, uid: u32, euid: u32) -> bool {
-        // Root could become any listed user, and our own user could write the queue itself: refusing them guards nothing.
+        // Root could become any listed user, and our own user could write the queue itself: refusing them guards
+        // nothing.
         self.allow_uids.as_ref().is_none_or(|listed| uid == 0 || uid == euid || listed.contains(&uid))
     }
 }

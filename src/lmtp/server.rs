@@ -1,8 +1,8 @@
 //! The socket shell around [`Session`]: listens, accepts, reads, writes, waits. Uses tokio and nix; every rule of the
 //! protocol is in [`super::session`].
 //!
-//! The listening socket's mode and group decide who can connect; [`Limits::allow_uids`] who of them may submit, by the user
-//! that the kernel vouches for (SO_PEERCRED).
+//! The listening socket's mode and group decide who can connect; [`Limits::allow_uids`] who of them may submit, by the
+//! user that the kernel vouches for (SO_PEERCRED).
 
 use std::any::Any;
 use std::future::pending;
@@ -39,13 +39,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 const BACKLOG: i32 = 1024;
 
 /// Makes the listening socket at `path` with `mode` and, where given, group `gid`; nonblocking, as
-/// [`tokio::net::UnixListener::from_std`] wants it. There is no moment at which somebody can connect who may not: mode and
-/// group are set between bind(2) and listen(2), and a socket that does not listen refuses every connection. A socket left
-/// behind by an agent that died is removed; it is recognised by refusing connections.
+/// [`tokio::net::UnixListener::from_std`] wants it. There is no moment at which somebody can connect who may not: mode
+/// and group are set between bind(2) and listen(2), and a socket that does not listen refuses every connection. A
+/// socket left behind by an agent that died is removed; it is recognised by refusing connections.
 ///
 /// # Errors
-/// [`io::ErrorKind::AddrInUse`]: somebody listens there, or `path` is something else than a socket. Others as the system
-/// reports them.
+/// [`io::ErrorKind::AddrInUse`]: somebody listens there, or `path` is something else than a socket. Others as the
+/// system reports them.
 pub fn bind(path: impl AsRef<Path>, mode: u32, gid: Option<u32>) -> io::Result<StdListener> {
     let path = path.as_ref();
     let address = UnixAddr::new(path)?;
@@ -78,9 +78,9 @@ pub fn bind(path: impl AsRef<Path>, mode: u32, gid: Option<u32>) -> io::Result<S
     Ok(StdListener::from(fd))
 }
 
-/// Serves LMTP on `listener` until `shutdown` becomes true, then ends idle sessions with 421, gives open transactions 10 s
-/// to finish, and returns. A dropped sender of `shutdown` means that nobody will ever ask. The socket file stays: the next
-/// [`bind`] replaces it.
+/// Serves LMTP on `listener` until `shutdown` becomes true, then ends idle sessions with 421, gives open transactions
+/// 10 s to finish, and returns. A dropped sender of `shutdown` means that nobody will ever ask. The socket file stays:
+/// the next [`bind`] replaces it.
 pub async fn serve(
     listener: UnixListener,
     submission: Arc<dyn Submission>,
@@ -179,7 +179,11 @@ async fn converse(
     let submitter = Submitter { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or(0) };
     log::debug!("lmtp: connection of uid {} pid {}", submitter.uid, submitter.pid);
     let patience = limits.timeout;
-    let mut session = Session::new(submitter, admission(&submitter, &limits), limits);
+    let admitted = admission(&submitter, &limits);
+    if let Err(refusal) = &admitted {
+        log::warn!("lmtp: {}", refusal.text());
+    }
+    let mut session = Session::new(submitter, admitted, limits);
     let mut out = Vec::new();
     let mut buffer = vec![0; READ_SIZE];
     session.greeting(&mut out);
@@ -224,8 +228,8 @@ async fn converse(
     }
 }
 
-/// Runs [`Intake::finish`] in a task of its own: neither a client that goes away nor a shutdown nor a panic stops it half
-/// way. A panic leaves no answers, which the session takes for "try again".
+/// Runs [`Intake::finish`] in a task of its own: neither a client that goes away nor a shutdown nor a panic stops it
+/// half way. A panic leaves no answers, which the session takes for "try again".
 async fn commit(intake: Box<dyn Intake>) -> Vec<Result<String, Refusal>> {
     // Called in there, too: finish() may do work, and panic, before it returns its future.
     tokio::spawn(async move { intake.finish().await }).await.unwrap_or_else(|error| {

@@ -19,7 +19,8 @@ pub const MAX_REPLY: usize = 512;
 pub const MAX_BAD: u32 = 10;
 /// A mail is decoded in pieces of this size; one more octet may come out than goes in.
 const PIECE: usize = MAX_CHUNK / 2;
-/// A mail too large is read to its end up to this much over twice the limit, so that small limits still get their replies.
+/// A mail too large is read to its end up to this much over twice the limit, so that small limits still get their
+/// replies.
 const DRAIN_SLACK: u64 = 64 * 1024;
 
 /// What the driver of a [`Session`] has to do next, after writing the replies.
@@ -27,8 +28,8 @@ const DRAIN_SLACK: u64 = 64 * 1024;
 pub enum Step {
     /// Read more.
     More,
-    /// The mail is here as a whole: run [`Intake::finish`], pass its answers to [`Session::finished`], then go on with the
-    /// octets not yet taken.
+    /// The mail is here as a whole: run [`Intake::finish`], pass its answers to [`Session::finished`], then go on with
+    /// the octets not yet taken.
     Finish(Box<dyn Intake>),
     /// Close the connection.
     Close,
@@ -165,8 +166,8 @@ impl Session {
         self.envelope.as_ref().is_some_and(|envelope| envelope.smtputf8)
     }
 
-    /// Collects one command line. Ends it at LF, with or without CR: an MTA sends CRLF, a human with `nc` does not, and no
-    /// mail's end depends on it.
+    /// Collects one command line. Ends it at LF, with or without CR: an MTA sends CRLF, a human with `nc` does not, and
+    /// no mail's end depends on it.
     fn feed_line(&mut self, bytes: &[u8], submission: &dyn Submission, out: &mut Vec<u8>) -> (usize, Step) {
         let end = bytes.iter().position(|&octet| octet == b'\n');
         let taken = end.map_or(bytes.len(), |end| end + 1);
@@ -356,8 +357,8 @@ impl Session {
         };
         match incoming.intake {
             Ok(intake) if ended => (taken, Step::Finish(intake)),
-            // An octet of the mail takes at most two on the wire (CRLF, a stuffed dot), so a mail not ended by now has long
-            // been refused. A client that goes on nevertheless loses the connection.
+            // An octet of the mail takes at most two on the wire (CRLF, a stuffed dot), so a mail not ended by now has
+            // long been refused. A client that goes on nevertheless loses the connection.
             intake => {
                 let refusal = intake.err().unwrap_or_else(|| self.too_large());
                 let answers = self.envelope.iter().flat_map(|e| &e.recipients).map(|_| Err(refusal.clone())).collect();
@@ -431,8 +432,8 @@ pub(super) fn refuse(out: &mut Vec<u8>, refusal: &Refusal, utf8: bool) {
     reply(out, code, status, refusal.text(), utf8);
 }
 
-/// Appends one reply line. Control characters become blanks; so that a client without SMTPUTF8 sees ASCII only, everything
-/// else becomes `?` unless `utf8` (RFC 6531 section 3.7.4.2).
+/// Appends one reply line. Control characters become blanks; so that a client without SMTPUTF8 sees ASCII only,
+/// everything else becomes `?` unless `utf8` (RFC 6531 section 3.7.4.2).
 pub(super) fn reply(out: &mut Vec<u8>, code: u16, status: EnhancedStatus, text: &str, utf8: bool) {
     let text: String = text.chars().map(|c| if utf8 || c.is_ascii() { c } else { '?' }).collect();
     plain(out, &format!("{code} "), &format!("{status} {text}"));
@@ -790,8 +791,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunking_changes_nothing(body in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), any::<u8>()], 0..300),
-                                    size in 1usize..50) {
+        fn chunking_changes_nothing(
+            body in prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), any::<u8>()], 0..300),
+            size in 1usize..50,
+        ) {
             let mut wire = b"LHLO x\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nRCPT TO:<nobody@x>\r\nDATA\r\n".to_vec();
             wire.extend_from_slice(&encode(&body));
             wire.extend_from_slice(b"RSET\r\nWHAT\r\nQUIT\r\n");
