@@ -1,1 +1,253 @@
-//! placeholder
+//! The configuration: one TOML file → checked values.
+//!
+//! Owns the names, units, defaults and limits of all that can be configured, and what a user is told about a mistake.
+//! Uses [`crate::mail`] for addresses and [`crate::identity`] for keys; reads the file it is given and passphrase files,
+//! and asks the system for its host name and for users by name. `docs/examples/tox-agent.toml` shows every key.
+
+mod error;
+mod passphrase;
+mod raw;
+pub mod units;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::{ConfigError, Problem};
+pub use passphrase::Passphrase;
+
+use crate::identity::tox_id::PublicKey;
+use crate::mail::address::Address;
+
+/// Where the configuration is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/tox-agent/tox-agent.toml";
+/// The control socket when the configuration names no other.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/tox-agent/control.sock";
+
+/// The largest configuration file read, in octets.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A whole configuration; every value has passed its checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where queue and identities are kept; absolute.
+    pub state_dir: PathBuf,
+    /// How this host is named in trace headers and notices.
+    pub hostname: String,
+    /// The submission socket.
+    pub lmtp: Lmtp,
+    /// The control socket.
+    pub control: Control,
+    /// The log.
+    pub log: Log,
+    /// Waiting mail.
+    pub queue: Queue,
+    /// Incoming mail.
+    pub delivery: Delivery,
+    /// The Tox network.
+    pub tox: Tox,
+    /// At least one account; names, addresses and Maildirs occur once.
+    pub accounts: Vec<Account>,
+}
+
+/// `[lmtp]`: the socket that takes mail from the MTA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lmtp {
+    /// The Unix socket; absolute, at most 107 octets.
+    pub socket: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its group, a name or a number, looked up when the socket is bound.
+    pub group: Option<String>,
+    /// Who may submit besides root and the agent's own user; empty: whoever can open the socket.
+    pub allow_users: Vec<User>,
+    /// The largest mail taken, in octets.
+    pub max_size: u64,
+    /// The most recipients of one mail.
+    pub max_recipients: usize,
+    /// The most connections at once.
+    pub max_connections: usize,
+    /// How long a client may be silent.
+    pub timeout: Duration,
+}
+
+/// `[control]`: the socket of toxctl.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// The Unix socket; absolute, at most 107 octets.
+    pub socket: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its group, a name or a number, looked up when the socket is bound.
+    pub group: Option<String>,
+    /// Who may manage the agent besides root and the agent's own user; empty: whoever can open the socket.
+    pub allow_users: Vec<User>,
+}
+
+/// `[log]`: what is logged and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// `error`, `warn`, `info` or `debug`.
+    pub level: log::LevelFilter,
+    /// To syslog, facility mail.
+    pub syslog: bool,
+    /// To standard error.
+    pub stderr: bool,
+}
+
+/// `[queue]`: mail that waits for its recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// How long a mail waits before it bounces.
+    pub expire: Duration,
+    /// The shortest pause between two attempts.
+    pub retry_min: Duration,
+    /// The longest pause between two attempts; never less than `retry_min`.
+    pub retry_max: Duration,
+    /// The most disk space waiting mail may take, in octets; never less than the largest mail.
+    pub max_disk: u64,
+}
+
+/// `[delivery]`: mail that peers send us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The largest incoming mail, in octets.
+    pub max_size: u64,
+    /// The free disk space, in octets, below which peers are asked to try later.
+    pub min_free: u64,
+}
+
+/// `[tox]`: how the Tox network is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tox {
+    /// UDP as well as TCP relays; false where a proxy is set.
+    pub udp: bool,
+    /// IPv6 as well as IPv4.
+    pub ipv6: bool,
+    /// Peers on the local net are found by broadcast.
+    pub lan_discovery: bool,
+    /// The first and the last UDP port tried, both included.
+    pub port_range: (u16, u16),
+    /// The TCP port on which this agent serves others as a relay; 0: none.
+    pub tcp_relay_port: u16,
+    /// The proxy all traffic goes through.
+    pub proxy: Option<Proxy>,
+    /// The nodes by which the network is entered.
+    pub bootstrap: Vec<BootstrapNode>,
+}
+
+/// A proxy without user name and password: libtoxcore knows none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// The protocol spoken to it.
+    pub kind: ProxyKind,
+    /// A host name or IP address, at most 255 octets.
+    pub host: String,
+    /// Its TCP port, not 0.
+    pub port: u16,
+}
+
+/// The protocol of a [`Proxy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// `socks5://` (Tor, for example)
+    Socks5,
+    /// `http://`, by CONNECT
+    Http,
+}
+
+/// `[[tox.bootstrap]]`: a node of the Tox network with a known key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootstrapNode {
+    /// A host name or IP address, at most 255 octets.
+    pub host: String,
+    /// Its UDP port, not 0.
+    pub port: u16,
+    /// Its key.
+    pub key: PublicKey,
+    /// TCP ports on which it serves as a relay.
+    pub tcp_ports: Vec<u16>,
+}
+
+/// `[[account]]`: one Tox identity and its default mailbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// 1 to 64 of `a-z0-9_-`; unique.
+    pub name: String,
+    /// Addresses peers may write to, besides the forms made of the key; never of the `tox` domains.
+    pub addresses: Vec<Address>,
+    /// Further envelope senders of local mail that belong to this account.
+    pub senders: Vec<Address>,
+    /// The Maildir; absolute, unique.
+    pub maildir: PathBuf,
+    /// The file with the passphrase of the savedata; absolute.
+    pub passphrase_file: Option<PathBuf>,
+    /// Further mailboxes under the same Tox identity.
+    pub mailboxes: Vec<Mailbox>,
+}
+
+/// `[[account.mailbox]]`: a further mailbox of an account, also reachable as `name@<key>.tox.alt`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mailbox {
+    /// 1 to 64 of `a-z0-9_-`; unique in its account and not the account's name.
+    pub name: String,
+    /// Addresses peers may write to.
+    pub addresses: Vec<Address>,
+    /// The Maildir; absolute, unique.
+    pub maildir: PathBuf,
+}
+
+/// A local user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// By login name.
+    Name(String),
+    /// By number.
+    Uid(u32),
+}
+
+impl User {
+    /// The user's number.
+    ///
+    /// # Errors
+    /// The system knows no user of that name, or cannot be asked.
+    pub fn uid(&self) -> io::Result<u32> {
+        match self {
+            Self::Uid(uid) => Ok(*uid),
+            Self::Name(name) => match nix::unistd::User::from_name(name) {
+                Ok(Some(user)) => Ok(user.uid.as_raw()),
+                Ok(None) => Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no user `{name}`"))),
+                Err(errno) => Err(errno.into()),
+            },
+        }
+    }
+}
+
+/// Reads and checks the configuration file at `path`. Opens nothing that the file names.
+///
+/// # Errors
+/// The file cannot be read, is no TOML, has an unknown key, or values that cannot be; all that is found wrong is told.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let fail = |text: String| ConfigError::of_file(path, text);
+    let size = std::fs::metadata(path).map_err(|error| fail(format!("cannot read the configuration: {error}")))?.len();
+    if size > MAX_FILE {
+        return Err(fail(format!("a configuration of {size} octets is too large")));
+    }
+    let octets = std::fs::read(path).map_err(|error| fail(format!("cannot read the configuration: {error}")))?;
+    let text = String::from_utf8(octets).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&o| o == b'\n').count();
+        ConfigError::new(vec![Problem { file: path.to_owned(), line: Some(line), text: "this is not UTF-8".into() }])
+    })?;
+    parse(&text, path)
+}
+
+/// Checks `text`, a configuration that stands (or would stand) in the file `origin`, which is only named in errors.
+///
+/// # Errors
+/// As [`load`], without those of reading.
+pub fn parse(text: &str, origin: &Path) -> Result<Config, ConfigError> {
+    raw::parse(text, origin)
+}
+
+#[cfg(test)]
+mod tests;

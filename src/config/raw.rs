@@ -1,0 +1,596 @@
+//! The file as it is written, and the checks that make a [`Config`] of it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Problems};
+use super::{
+    Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, Delivery, Lmtp, Log, Mailbox, Proxy, ProxyKind,
+    Queue, Tox, User, units,
+};
+use crate::identity::tox_id::PublicKey;
+use crate::mail::address::Address;
+
+/// A value that may be left out and whose line is known.
+type Given<T> = Option<Spanned<T>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    state_dir: Given<String>,
+    hostname: Given<String>,
+    #[serde(default)]
+    lmtp: RawLmtp,
+    #[serde(default)]
+    control: RawControl,
+    #[serde(default)]
+    log: RawLog,
+    #[serde(default)]
+    queue: RawQueue,
+    #[serde(default)]
+    delivery: RawDelivery,
+    #[serde(default)]
+    tox: RawTox,
+    #[serde(default)]
+    account: Vec<Spanned<RawAccount>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLmtp {
+    socket: Given<String>,
+    mode: Given<String>,
+    group: Given<Scalar>,
+    #[serde(default)]
+    allow_users: Vec<Spanned<Scalar>>,
+    max_size: Given<Scalar>,
+    max_recipients: Given<i64>,
+    max_connections: Given<i64>,
+    timeout: Given<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawControl {
+    socket: Given<String>,
+    mode: Given<String>,
+    group: Given<Scalar>,
+    #[serde(default)]
+    allow_users: Vec<Spanned<Scalar>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    level: Given<String>,
+    syslog: Option<bool>,
+    stderr: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawQueue {
+    expire: Given<String>,
+    retry_min: Given<String>,
+    retry_max: Given<String>,
+    max_disk: Given<Scalar>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawDelivery {
+    max_size: Given<Scalar>,
+    min_free: Given<Scalar>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawTox {
+    udp: Given<bool>,
+    ipv6: Option<bool>,
+    lan_discovery: Option<bool>,
+    port_range: Given<[i64; 2]>,
+    tcp_relay_port: Given<i64>,
+    proxy: Given<String>,
+    #[serde(default)]
+    bootstrap: Vec<RawBootstrap>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBootstrap {
+    host: Spanned<String>,
+    port: Spanned<i64>,
+    key: Spanned<String>,
+    #[serde(default)]
+    tcp_ports: Vec<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAccount {
+    name: Spanned<String>,
+    #[serde(default)]
+    addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    senders: Vec<Spanned<String>>,
+    maildir: Spanned<String>,
+    passphrase_file: Given<String>,
+    #[serde(default)]
+    mailbox: Vec<RawMailbox>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMailbox {
+    name: Spanned<String>,
+    #[serde(default)]
+    addresses: Vec<Spanned<String>>,
+    maildir: Spanned<String>,
+}
+
+/// A number or a text.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a whole number or a text in quotes")]
+enum Scalar {
+    Number(i64),
+    Text(String),
+}
+
+pub(super) fn parse(text: &str, origin: &Path) -> Result<Config, ConfigError> {
+    let mut problems = Problems::new(text, origin);
+    match toml::from_str::<RawConfig>(text) {
+        Ok(raw) => {
+            let config = Checker { problems: &mut problems }.config(raw);
+            problems.finish(config)
+        }
+        Err(error) => {
+            let told = unknown_key(text, &error).unwrap_or_else(|| error.message().trim().replace('\n', "; "));
+            problems.add(error.span(), told);
+            Err(problems.finish(()).err().unwrap_or_else(|| ConfigError::of_file(origin, error.message())))
+        }
+    }
+}
+
+/// Rewrites serde's "unknown field `x`, expected one of `a`, `b`" for the user: the section it is in and the nearest name.
+fn unknown_key(text: &str, error: &toml::de::Error) -> Option<String> {
+    let mut quoted = error.message().strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let key = quoted.next()?;
+    let known: Vec<&str> = quoted.collect();
+    let mut told = format!("unknown key `{}`", key.escape_debug());
+    let section = DeTable::parse(text).ok().and_then(|table| section_of(table.get_ref(), &error.span()?, ""));
+    if let Some(section) = section.filter(|section| !section.is_empty()) {
+        told += &format!(" in {section}");
+    }
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(name, key), name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 3)
+        .min_by_key(|(distance, _)| *distance);
+    match nearest {
+        Some((_, name)) => told += &format!("; did you mean `{name}`?"),
+        None if !known.is_empty() => told += &format!("; known here: {}", known.join(", ")),
+        None => {}
+    }
+    Some(told)
+}
+
+/// The section, as its header is written, that holds the key at `span`; empty for the top of the file.
+fn section_of(table: &DeTable<'_>, span: &Range<usize>, path: &str) -> Option<String> {
+    let header = |brackets: usize| {
+        if path.is_empty() { String::new() } else { format!("{}{path}{}", "[".repeat(brackets), "]".repeat(brackets)) }
+    };
+    for (key, value) in table {
+        if key.span() == *span {
+            return Some(header(1));
+        }
+        let name = key.get_ref().as_ref();
+        let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        let found = match value.get_ref() {
+            DeValue::Table(inner) => section_of(inner, span, &path),
+            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
+                // Only the innermost header counts, and only there the doubled brackets of an array of tables.
+                DeValue::Table(inner) => section_of(inner, span, &path)
+                    .map(|found| if found == format!("[{path}]") { format!("[{found}]") } else { found }),
+                _ => None,
+            }),
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+struct Checker<'a, 'b> {
+    problems: &'a mut Problems<'b>,
+}
+
+/// What must occur only once, and where it occurred first.
+#[derive(Default)]
+struct Seen {
+    names: BTreeMap<String, usize>,
+    /// Of each address: its line, and whose it is (account and mailbox).
+    addresses: BTreeMap<(String, String), (usize, String)>,
+    maildirs: BTreeMap<PathBuf, usize>,
+}
+
+impl Checker<'_, '_> {
+    /// The checked value, or `default` where none is given or (which is noted) a wrong one.
+    fn take<T, U>(&mut self, given: Given<T>, default: U, check: impl FnOnce(T) -> Result<U, String>) -> U {
+        given.and_then(|value| self.require(value, check)).unwrap_or(default)
+    }
+
+    fn require<T, U>(&mut self, value: Spanned<T>, check: impl FnOnce(T) -> Result<U, String>) -> Option<U> {
+        let span = value.span();
+        match check(value.into_inner()) {
+            Ok(value) => Some(value),
+            Err(text) => {
+                self.problems.add(Some(span), text);
+                None
+            }
+        }
+    }
+
+    fn config(&mut self, raw: RawConfig) -> Config {
+        let lmtp = self.lmtp(raw.lmtp);
+        let queue = self.queue(raw.queue, lmtp.max_size);
+        Config {
+            state_dir: self.take(raw.state_dir, "/var/lib/tox-agent".into(), |p| absolute("state_dir", &p)),
+            hostname: match raw.hostname {
+                Some(name) => self.require(name, |name| hostname(&name)).unwrap_or_default(),
+                None => system_hostname(),
+            },
+            control: self.control(raw.control, &lmtp.socket),
+            log: self.log(raw.log),
+            delivery: Delivery {
+                max_size: self.take(raw.delivery.max_size, 50 << 20, |s| mail_size("delivery.max_size", &s)),
+                min_free: self.take(raw.delivery.min_free, 64 << 20, |s| octets("delivery.min_free", &s, 0, 1 << 50)),
+            },
+            tox: self.tox(raw.tox),
+            accounts: self.accounts(raw.account),
+            lmtp,
+            queue,
+        }
+    }
+
+    fn lmtp(&mut self, raw: RawLmtp) -> Lmtp {
+        Lmtp {
+            socket: self.take(raw.socket, "/run/tox-agent/lmtp.sock".into(), |p| socket("lmtp.socket", &p)),
+            mode: self.take(raw.mode, 0o660, |m| mode("lmtp.mode", &m)),
+            group: self.take(raw.group, None, |g| group("lmtp.group", g).map(Some)),
+            allow_users: self.users("lmtp.allow_users", raw.allow_users),
+            max_size: self.take(raw.max_size, 50 << 20, |s| mail_size("lmtp.max_size", &s)),
+            max_recipients: self.take(raw.max_recipients, 100, |n| count("lmtp.max_recipients", n, 10_000)),
+            max_connections: self.take(raw.max_connections, 100, |n| count("lmtp.max_connections", n, 10_000)),
+            timeout: self.take(raw.timeout, Duration::from_secs(300), |t| span("lmtp.timeout", &t, 1, 86_400)),
+        }
+    }
+
+    fn control(&mut self, raw: RawControl, lmtp_socket: &Path) -> Control {
+        Control {
+            socket: self.take(raw.socket, DEFAULT_CONTROL_SOCKET.into(), |p| {
+                let path = socket("control.socket", &p)?;
+                if path == lmtp_socket { Err("control.socket is the same as lmtp.socket".into()) } else { Ok(path) }
+            }),
+            mode: self.take(raw.mode, 0o660, |m| mode("control.mode", &m)),
+            group: self.take(raw.group, None, |g| group("control.group", g).map(Some)),
+            allow_users: self.users("control.allow_users", raw.allow_users),
+        }
+    }
+
+    fn log(&mut self, raw: RawLog) -> Log {
+        Log {
+            level: self.take(raw.level, LevelFilter::Info, |level| match level.as_str() {
+                "error" => Ok(LevelFilter::Error),
+                "warn" => Ok(LevelFilter::Warn),
+                "info" => Ok(LevelFilter::Info),
+                "debug" => Ok(LevelFilter::Debug),
+                _ => Err("log.level is one of \"error\", \"warn\", \"info\", \"debug\"".into()),
+            }),
+            syslog: raw.syslog.unwrap_or(true),
+            stderr: raw.stderr.unwrap_or(true),
+        }
+    }
+
+    fn queue(&mut self, raw: RawQueue, largest: u64) -> Queue {
+        const YEAR: u64 = 365 * 86_400;
+        let retry_max = raw.retry_max.as_ref().map(Spanned::span);
+        let max_disk = raw.max_disk.as_ref().map(Spanned::span);
+        let retry_min_span = raw.retry_min.as_ref().map(Spanned::span);
+        let queue = Queue {
+            expire: self.take(raw.expire, Duration::from_secs(5 * 86_400), |t| span("queue.expire", &t, 60, YEAR)),
+            retry_min: self.take(raw.retry_min, Duration::from_secs(60), |t| span("queue.retry_min", &t, 1, 86_400)),
+            retry_max: self.take(raw.retry_max, Duration::from_secs(3600), |t| span("queue.retry_max", &t, 1, YEAR)),
+            max_disk: self.take(raw.max_disk, 10 << 30, |s| octets("queue.max_disk", &s, 1 << 20, 1 << 50)),
+        };
+        if queue.retry_min > queue.retry_max {
+            self.problems.add(retry_max.or(retry_min_span), "queue.retry_max is shorter than queue.retry_min");
+        }
+        if queue.max_disk < largest {
+            self.problems.add(max_disk, "queue.max_disk is smaller than lmtp.max_size: the largest mail would not fit");
+        }
+        queue
+    }
+
+    fn tox(&mut self, raw: RawTox) -> Tox {
+        let udp_span = raw.udp.as_ref().map(Spanned::span);
+        let proxy_span = raw.proxy.as_ref().map(Spanned::span);
+        let udp = raw.udp.is_none_or(Spanned::into_inner);
+        if udp && proxy_span.is_some() {
+            let text = "with a proxy, tox.udp must be false: UDP would go past the proxy and show this host's address";
+            self.problems.add(udp_span.or(proxy_span), text);
+        }
+        Tox {
+            udp,
+            ipv6: raw.ipv6.unwrap_or(true),
+            lan_discovery: raw.lan_discovery.unwrap_or(true),
+            port_range: self.take(raw.port_range, (33445, 33545), |[first, last]| {
+                let (first, last) = (port("tox.port_range", first)?, port("tox.port_range", last)?);
+                if first <= last {
+                    Ok((first, last))
+                } else {
+                    Err("tox.port_range is [first, last], first ≤ last".into())
+                }
+            }),
+            tcp_relay_port: self
+                .take(raw.tcp_relay_port, 0, |n| if n == 0 { Ok(0) } else { port("tox.tcp_relay_port", n) }),
+            proxy: self.take(raw.proxy, None, |text| proxy(&text).map(Some)),
+            bootstrap: raw.bootstrap.into_iter().filter_map(|node| self.bootstrap(node)).collect(),
+        }
+    }
+
+    fn bootstrap(&mut self, raw: RawBootstrap) -> Option<BootstrapNode> {
+        let host = self.require(raw.host, |text| host("tox.bootstrap.host", &text));
+        let udp = self.require(raw.port, |n| port("tox.bootstrap.port", n));
+        let key = self.require(raw.key, |text| {
+            text.parse::<PublicKey>()
+                .map_err(|_| "tox.bootstrap.key is the node's key of 64 hexadecimal digits".to_owned())
+        });
+        let ports = raw.tcp_ports.into_iter().filter_map(|n| self.require(n, |n| port("tox.bootstrap.tcp_ports", n)));
+        let tcp_ports = ports.collect();
+        Some(BootstrapNode { host: host?, port: udp?, key: key?, tcp_ports })
+    }
+
+    fn users(&mut self, key: &str, raw: Vec<Spanned<Scalar>>) -> Vec<User> {
+        let check = |user| match user {
+            Scalar::Number(n) => u32::try_from(n).map(User::Uid).map_err(|_| format!("{key}: {n} is no user number")),
+            Scalar::Text(name) if !plain_name(&name) => Err(format!("{key}: a user is a login name or a number")),
+            Scalar::Text(name) => Ok(name.parse().map(User::Uid).unwrap_or(User::Name(name))),
+        };
+        raw.into_iter().filter_map(|user| self.require(user, check)).collect()
+    }
+
+    fn accounts(&mut self, raw: Vec<Spanned<RawAccount>>) -> Vec<Account> {
+        if raw.is_empty() {
+            self.problems.add(None, "no account: write at least one [[account]] with a name and a maildir");
+        }
+        let mut seen = Seen::default();
+        raw.into_iter().filter_map(|account| self.account(account.into_inner(), &mut seen)).collect()
+    }
+
+    fn account(&mut self, raw: RawAccount, seen: &mut Seen) -> Option<Account> {
+        let line = self.problems.line(raw.name.span().start);
+        let named = self.require(raw.name, |name| {
+            account_name("an account's name", &name)?;
+            match seen.names.insert(name.clone(), line) {
+                Some(first) => Err(format!("the account `{name}` is already at line {first}")),
+                None => Ok(name),
+            }
+        });
+        let label = named.clone().unwrap_or_else(|| format!("line {line}"));
+        let owner = format!("account `{label}`");
+        let addresses = self.addresses("addresses", raw.addresses, &owner, None, seen);
+        let senders = self.addresses("senders", raw.senders, &owner, Some(&owner), seen);
+        let maildir = self.maildir(raw.maildir, seen);
+        let passphrase_file = self.take(raw.passphrase_file, None, |p| absolute("passphrase_file", &p).map(Some));
+        let mut names = BTreeMap::new();
+        let mut mailboxes = Vec::new();
+        for mailbox in raw.mailbox {
+            let line = self.problems.line(mailbox.name.span().start);
+            let name = self.require(mailbox.name, |name| {
+                account_name("a mailbox's name", &name)?;
+                if named.as_ref() == Some(&name) {
+                    return Err(format!(
+                        "the mailbox `{name}` is named like its account, whose own mailbox is the default"
+                    ));
+                }
+                match names.insert(name.clone(), line) {
+                    Some(first) => Err(format!("the mailbox `{name}` is already at line {first}")),
+                    None => Ok(name),
+                }
+            });
+            let owner = format!("mailbox `{}` of {owner}", name.as_deref().unwrap_or("?"));
+            let addresses = self.addresses("addresses", mailbox.addresses, &owner, None, seen);
+            let maildir = self.maildir(mailbox.maildir, seen);
+            if let (Some(name), Some(maildir)) = (name, maildir) {
+                mailboxes.push(Mailbox { name, addresses, maildir });
+            }
+        }
+        Some(Account { name: named?, addresses, senders, maildir: maildir?, passphrase_file, mailboxes })
+    }
+
+    /// `shared` is an owner whose other list may hold the same address: an address of an account is its sender anyway.
+    fn addresses(
+        &mut self,
+        key: &str,
+        raw: Vec<Spanned<String>>,
+        owner: &str,
+        shared: Option<&str>,
+        seen: &mut Seen,
+    ) -> Vec<Address> {
+        let mut list: Vec<Address> = Vec::new();
+        for given in raw {
+            let line = self.problems.line(given.span().start);
+            let address = self.require(given, |text| {
+                let address: Address =
+                    text.parse().map_err(|error| format!("{key}: `{}`: {error}", text.escape_debug()))?;
+                if ["tox", "tox.alt"].contains(&address.domain()) || address.domain().ends_with(".tox.alt") {
+                    return Err(format!(
+                        "{key}: `{address}`: the key's addresses at tox.alt belong to the account unlisted"
+                    ));
+                }
+                if list.iter().any(|other| other.matches(&address)) {
+                    return Err(format!("{key}: `{address}` is listed twice"));
+                }
+                let place = (address.domain().to_owned(), address.local().to_ascii_lowercase());
+                if let Some((first, theirs)) = seen.addresses.get(&place) {
+                    if Some(theirs.as_str()) != shared {
+                        return Err(format!("{key}: `{address}` already belongs to {theirs} (line {first})"));
+                    }
+                } else {
+                    seen.addresses.insert(place, (line, owner.to_owned()));
+                }
+                Ok(address)
+            });
+            list.extend(address);
+        }
+        list
+    }
+
+    fn maildir(&mut self, raw: Spanned<String>, seen: &mut Seen) -> Option<PathBuf> {
+        let line = self.problems.line(raw.span().start);
+        self.require(raw, |text| {
+            let path = absolute("maildir", &text)?;
+            match seen.maildirs.insert(path.clone(), line) {
+                Some(first) => Err(format!("maildir: {} is already used at line {first}", path.display())),
+                None => Ok(path),
+            }
+        })
+    }
+}
+
+/// An absolute path without `..`, and without needless `.` and slashes so that equal places are equal paths.
+fn absolute(key: &str, text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    if !path.is_absolute() {
+        return Err(format!("{key}: `{}` is no absolute path (one that begins with /)", text.escape_debug()));
+    }
+    if text.chars().any(char::is_control) || path.components().any(|part| part == Component::ParentDir) {
+        return Err(format!("{key}: `{}` has `..` or control characters in it", text.escape_debug()));
+    }
+    Ok(path.components().collect())
+}
+
+/// sockaddr_un takes 107 octets and the final zero.
+fn socket(key: &str, text: &str) -> Result<PathBuf, String> {
+    let path = absolute(key, text)?;
+    if path.as_os_str().len() > 107 {
+        return Err(format!("{key} is longer than the 107 octets a Unix socket's path may have"));
+    }
+    Ok(path)
+}
+
+fn mode(key: &str, text: &str) -> Result<u32, String> {
+    let octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if octal && mode <= 0o777 => Ok(mode),
+        _ => Err(format!("{key} is a file mode of octal digits, as in \"0660\"")),
+    }
+}
+
+fn plain_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 255
+        && !name.chars().any(|c| c.is_control() || c.is_whitespace() || "/:".contains(c))
+}
+
+fn group(key: &str, raw: Scalar) -> Result<String, String> {
+    let wrong = || format!("{key} is a group's name or number");
+    match raw {
+        Scalar::Number(n) => u32::try_from(n).map(|n| n.to_string()).map_err(|_| wrong()),
+        Scalar::Text(name) if plain_name(&name) => Ok(name),
+        Scalar::Text(_) => Err(wrong()),
+    }
+}
+
+fn octets(key: &str, raw: &Scalar, least: u64, most: u64) -> Result<u64, String> {
+    let octets = match raw {
+        Scalar::Number(n) => u64::try_from(*n).map_err(|_| format!("{key}: a size is not negative"))?,
+        Scalar::Text(text) => units::size(text).map_err(|error| format!("{key}: {error}"))?,
+    };
+    if (least..=most).contains(&octets) {
+        return Ok(octets);
+    }
+    let (least, most) = (units::show_size(least), units::show_size(most));
+    Err(format!("{key}: {} is not from {least} to {most}", units::show_size(octets)))
+}
+
+fn mail_size(key: &str, raw: &Scalar) -> Result<u64, String> {
+    octets(key, raw, 1 << 10, 16 << 30)
+}
+
+fn count(key: &str, n: i64, most: usize) -> Result<usize, String> {
+    usize::try_from(n)
+        .ok()
+        .filter(|n| (1..=most).contains(n))
+        .ok_or_else(|| format!("{key}: {n} is not from 1 to {most}"))
+}
+
+fn span(key: &str, text: &str, least: u64, most: u64) -> Result<Duration, String> {
+    let span = units::duration(text).map_err(|error| format!("{key}: {error}"))?;
+    let (least, most) = (Duration::from_secs(least), Duration::from_secs(most));
+    if (least..=most).contains(&span) {
+        return Ok(span);
+    }
+    let show = units::show_duration;
+    Err(format!("{key}: {} is not from {} to {}", show(span), show(least), show(most)))
+}
+
+fn port(key: &str, n: i64) -> Result<u16, String> {
+    u16::try_from(n).ok().filter(|&n| n != 0).ok_or_else(|| format!("{key}: {n} is no port (1 to 65535)"))
+}
+
+fn host(key: &str, text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c);
+    if text.is_empty() || text.len() > 255 || !text.chars().all(fits) {
+        return Err(format!("{key} is a host name or an IP address"));
+    }
+    Ok(text.to_owned())
+}
+
+fn proxy(text: &str) -> Result<Proxy, String> {
+    let wrong = || "tox.proxy is \"socks5://HOST:PORT\" or \"http://HOST:PORT\", without user name and path".to_owned();
+    let (kind, rest) = if let Some(rest) = text.strip_prefix("socks5://") {
+        (ProxyKind::Socks5, rest)
+    } else {
+        (ProxyKind::Http, text.strip_prefix("http://").ok_or_else(wrong)?)
+    };
+    let (name, number) = rest.strip_suffix('/').unwrap_or(rest).rsplit_once(':').ok_or_else(wrong)?;
+    let name = match name.strip_prefix('[') {
+        Some(literal) => literal.strip_suffix(']').ok_or_else(wrong)?,
+        None if name.contains(':') => return Err(wrong()),
+        None => name,
+    };
+    let number = number.parse().map_err(|_| wrong())?;
+    Ok(Proxy { kind, host: host("tox.proxy", name).map_err(|_| wrong())?, port: port("tox.proxy", number)? })
+}
+
+fn account_name(what: &str, name: &str) -> Result<(), String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+    if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(format!("{what} is 1 to 64 of a-z, 0-9, _ and -; `{}` is not", name.escape_debug()))
+}
+
+fn hostname(name: &str) -> Result<String, String> {
+    // What can stand behind the @ of an address can stand in a trace header.
+    match Address::new("x", name) {
+        Ok(address) if !name.contains(':') => Ok(address.domain().to_owned()),
+        _ => Err(format!("hostname: `{}` is no host name", name.escape_debug())),
+    }
+}
+
+fn system_hostname() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.and_then(|name| hostname(&name).ok()).unwrap_or_else(|| "localhost".into())
+}

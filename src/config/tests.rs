@@ -1,0 +1,210 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SAMPLE: &str = include_str!("../../docs/examples/tox-agent.toml");
+const ACCOUNT: &str = "[[account]]\nname = \"a\"\nmaildir = \"/m\"\n";
+
+fn try_parse(text: &str) -> Result<Config, ConfigError> {
+    parse(text, Path::new("/etc/x.toml"))
+}
+
+fn wrong(text: &str) -> String {
+    try_parse(text).expect_err(text).to_string()
+}
+
+#[test]
+fn the_sample_shows_the_defaults() {
+    let sample = try_parse(SAMPLE).expect("sample");
+    let mut bare = try_parse(ACCOUNT).expect("bare");
+    assert_eq!(sample.accounts[0].addresses[0].to_string(), "alice@example.org");
+    bare.accounts = sample.accounts.clone();
+    assert_eq!(sample, bare);
+    assert_eq!(bare.control.socket, Path::new(DEFAULT_CONTROL_SOCKET));
+}
+
+#[test]
+fn the_sample_with_all_of_its_comments_taken_away_is_valid_too() {
+    let mut all = String::new();
+    for line in SAMPLE.lines() {
+        let code = line
+            .strip_prefix('#')
+            .filter(|rest| rest.starts_with('[') || rest.contains(" = ") && !rest.starts_with(' '));
+        all += code.unwrap_or(line);
+        all += "\n";
+    }
+    let config = try_parse(&all.replace("udp = true", "udp = false")).expect("all");
+    assert_eq!(config.hostname, "laptop.local");
+    assert_eq!(config.lmtp.group.as_deref(), Some("postfix"));
+    assert_eq!(config.tox.proxy, Some(Proxy { kind: ProxyKind::Socks5, host: "127.0.0.1".into(), port: 9050 }));
+    assert_eq!(config.tox.bootstrap[0].tcp_ports, [33445, 3389]);
+    assert_eq!(config.accounts[0].mailboxes[0].name, "work");
+    assert!(config.accounts[0].passphrase_file.is_some());
+}
+
+#[test]
+fn every_value_is_read() {
+    let config = try_parse(&format!(
+        "state_dir = '/s/./t//'\nhostname = 'Host.Example.'\n[lmtp]\nsocket = '/l'\nmode = '600'\ngroup = 7\n\
+         allow_users = ['postfix', 12, '13']\nmax_size = 2048\nmax_recipients = 3\nmax_connections = 4\ntimeout = '1m'\n\
+         [control]\nsocket = '/c'\n[log]\nlevel = 'debug'\nsyslog = false\nstderr = false\n\
+         [queue]\nexpire = '1d'\nretry_min = '2s'\nretry_max = '3s'\nmax_disk = '1 GiB'\n\
+         [delivery]\nmax_size = '1 KiB'\nmin_free = 0\n[tox]\nudp = false\nproxy = 'http://[::1]:8080/'\n\
+         port_range = [1, 2]\ntcp_relay_port = 3\n{ACCOUNT}"
+    ))
+    .expect("all");
+    assert_eq!(config.state_dir.as_os_str(), "/s/t");
+    assert_eq!(config.hostname, "host.example");
+    assert_eq!((config.lmtp.mode, config.lmtp.group.as_deref()), (0o600, Some("7")));
+    assert_eq!(config.lmtp.allow_users, [User::Name("postfix".into()), User::Uid(12), User::Uid(13)]);
+    assert_eq!((config.lmtp.max_size, config.lmtp.timeout), (2048, Duration::from_secs(60)));
+    assert_eq!(config.log.level, log::LevelFilter::Debug);
+    assert_eq!(config.tox.port_range, (1, 2));
+    assert_eq!(config.tox.proxy.map(|p| p.host).as_deref(), Some("::1"));
+}
+
+#[test]
+fn unknown_keys_are_told_with_line_section_and_the_nearest_name() {
+    assert_eq!(
+        wrong("# one\n[[account]]\nname = 'a'\nadresses = []\nmaildir = '/m'\n"),
+        "/etc/x.toml:4: unknown key `adresses` in [[account]]; did you mean `addresses`?"
+    );
+    assert_eq!(wrong("hostnme = 'x'"), "/etc/x.toml:1: unknown key `hostnme`; did you mean `hostname`?");
+    assert_eq!(wrong("[lmtp]\nsokcet = 'x'"), "/etc/x.toml:2: unknown key `sokcet` in [lmtp]; did you mean `socket`?");
+    assert_eq!(wrong("\n[acount]\n"), "/etc/x.toml:2: unknown key `acount`; did you mean `account`?");
+    let nested = format!("{ACCOUNT}[[account.mailbox]]\nnam = 'w'\n");
+    assert_eq!(wrong(&nested), "/etc/x.toml:5: unknown key `nam` in [[account.mailbox]]; did you mean `name`?");
+    assert_eq!(
+        wrong("[log]\nzzzzzzzz = 1"),
+        "/etc/x.toml:2: unknown key `zzzzzzzz` in [log]; known here: level, syslog, stderr"
+    );
+}
+
+#[test]
+fn errors_name_file_and_line() {
+    for (text, expected) in [
+        ("a = ", "/etc/x.toml:1: "),
+        ("[[account]]\nname = 'a'\n", "/etc/x.toml:1: missing field `maildir`"),
+        ("[lmtp]\nmax_size = true\n", "/etc/x.toml:2: expected a whole number or a text in quotes"),
+        ("[queue]\nexpire = 5\n", "/etc/x.toml:2: invalid type: integer `5`, expected a string"),
+        ("", "/etc/x.toml: no account"),
+        ("state_dir = 'var'", "/etc/x.toml:1: state_dir: `var` is no absolute path"),
+        ("state_dir = '/a/../b'", "/etc/x.toml:1: state_dir: `/a/../b` has `..`"),
+        ("hostname = 'a b'", "/etc/x.toml:1: hostname: `a b` is no host name"),
+        ("[lmtp]\nmode = '0999'", "/etc/x.toml:2: lmtp.mode is a file mode"),
+        ("[lmtp]\ntimeout = '0s'", "/etc/x.toml:2: lmtp.timeout: 0s is not from 1s to 1d"),
+        ("[lmtp]\nmax_recipients = 0", "/etc/x.toml:2: lmtp.max_recipients: 0 is not from 1"),
+        ("[lmtp]\nmax_size = -1", "/etc/x.toml:2: lmtp.max_size: a size is not negative"),
+        ("[lmtp]\nallow_users = ['a b']", "/etc/x.toml:2: lmtp.allow_users: a user is"),
+        (
+            "[lmtp]\nsocket = '/run/tox-agent/control.sock'\n[control]\nsocket = '/run/tox-agent/control.sock'",
+            ":4: control.socket is the same",
+        ),
+        ("[log]\nlevel = 'trace'", "/etc/x.toml:2: log.level is one of"),
+        ("[queue]\nretry_min = '2h'", "/etc/x.toml:2: queue.retry_max is shorter"),
+        ("[queue]\nmax_disk = '1 MiB'", "/etc/x.toml:2: queue.max_disk is smaller than lmtp.max_size"),
+        ("[tox]\nproxy = 'socks5://127.0.0.1:9050'", "/etc/x.toml:2: with a proxy, tox.udp must be false"),
+        ("[tox]\nudp = false\nproxy = 'socks5://u@h:1'", "/etc/x.toml:3: tox.proxy is"),
+        ("[tox]\nport_range = [2, 1]", "/etc/x.toml:2: tox.port_range is [first, last]"),
+        (
+            "[[tox.bootstrap]]\nhost = 'h'\nport = 70000\nkey = 'x'",
+            "/etc/x.toml:3: tox.bootstrap.port: 70000 is no port",
+        ),
+        ("[[tox.bootstrap]]\nhost = 'h'\nport = 7\nkey = 'x'", "/etc/x.toml:4: tox.bootstrap.key is"),
+        ("[[account]]\nname = 'A'\nmaildir = '/m'", "/etc/x.toml:2: an account's name is 1 to 64"),
+        ("[[account]]\nname = 'a'\nmaildir = '/m'\naddresses = ['x']", "/etc/x.toml:4: addresses: `x`: an address is"),
+        (
+            "[[account]]\nname = 'a'\nmaildir = '/m'\naddresses = ['x@tox.alt']",
+            "/etc/x.toml:4: addresses: `x@tox.alt`: the key's",
+        ),
+    ] {
+        let told = wrong(text);
+        assert!(told.contains(expected), "{text:?} told {told:?}, not {expected:?}");
+    }
+    let several = wrong("state_dir = 'x'\n[log]\nlevel = 'x'\n");
+    assert_eq!(several.lines().count(), 3, "{several}");
+}
+
+#[test]
+fn names_addresses_and_maildirs_occur_once() {
+    let two = |more: &str| {
+        format!(
+            "[[account]]\nname = 'a'\naddresses = ['a@x']\nsenders = ['a@x', 's@x']\nmaildir = '/m'\n[[account]]\n{more}"
+        )
+    };
+    assert!(try_parse(&two("name = 'b'\nmaildir = '/n'")).is_ok());
+    for (more, expected) in [
+        ("name = 'a'\nmaildir = '/n'", ":7: the account `a` is already at line 2"),
+        ("name = 'b'\nmaildir = '/m/'", ":8: maildir: /m is already used at line 5"),
+        (
+            "name = 'b'\nmaildir = '/n'\naddresses = ['A@X']",
+            ":9: addresses: `A@x` already belongs to account `a` (line 3)",
+        ),
+        (
+            "name = 'b'\nmaildir = '/n'\naddresses = ['s@x']",
+            ":9: addresses: `s@x` already belongs to account `a` (line 4)",
+        ),
+        ("name = 'b'\nmaildir = '/n'\nsenders = ['a@x']", ":9: senders: `a@x` already belongs to account `a` (line 3)"),
+        ("name = 'b'\nmaildir = '/n'\nsenders = ['q@x', 'q@x']", ":9: senders: `q@x` is listed twice"),
+        (
+            "name = 'b'\nmaildir = '/n'\n[[account.mailbox]]\nname = 'w'\nmaildir = '/n'",
+            ":11: maildir: /n is already used",
+        ),
+        (
+            "name = 'b'\nmaildir = '/n'\n[[account.mailbox]]\nname = 'b'\nmaildir = '/o'",
+            ":10: the mailbox `b` is named like",
+        ),
+        (
+            "name = 'b'\nmaildir = '/n'\n[[account.mailbox]]\nname = 'w'\nmaildir = '/o'\naddresses = ['a@x']",
+            ":12: addresses: `a@x` already belongs to account `a`",
+        ),
+        (
+            "name = 'b'\nmaildir = '/n'\nmailbox = [{ name = 'w', maildir = '/o' }, { name = 'w', maildir = '/p' }]",
+            ":9: the mailbox `w` is already at line 9",
+        ),
+    ] {
+        let told = wrong(&two(more));
+        assert!(told.contains(expected), "{more:?} told {told:?}, not {expected:?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_told() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let file = folder.path().join("c.toml");
+    assert!(load(&file).expect_err("none").to_string().contains("cannot read the configuration"));
+    std::fs::write(&file, b"# a\n# \xff\n").expect("write");
+    assert_eq!(load(&file).expect_err("latin").problems()[0].line, Some(2));
+    std::fs::write(&file, SAMPLE).expect("write");
+    assert!(load(&file).is_ok());
+    assert!(load(folder.path()).is_err());
+}
+
+#[test]
+fn users_are_looked_up() {
+    assert_eq!(User::Uid(5).uid().ok(), Some(5));
+    assert_eq!(User::Name("root".into()).uid().ok(), Some(0));
+    assert!(User::Name("no-such-user-here".into()).uid().is_err());
+}
+
+proptest! {
+    #[test]
+    fn parse_never_panics(text in any::<String>()) {
+        let _ = try_parse(&text);
+    }
+
+    #[test]
+    fn parse_never_panics_on_nearly_right_text(
+        key in "(\\[lmtp\\]\n|\\[\\[account\\]\\]\n|\\[tox\\]\n)?[a-z_]{1,12}",
+        value in "(\"[^\"\\\\\n]{0,20}\"|-?[0-9]{1,20}|true|\\[\\]|\\{ a = 1 \\}|\\PC{0,12})",
+        at in 0..SAMPLE.lines().count(),
+    ) {
+        let mut lines: Vec<&str> = SAMPLE.lines().collect();
+        let line = format!("{key} = {value}");
+        lines.insert(at, &line);
+        let _ = try_parse(&lines.join("\n"));
+        let _ = (units::size(&value), units::duration(&value));
+    }
+}
