@@ -1,8 +1,8 @@
 //! The configuration: one TOML file → checked values.
 //!
 //! Owns the names, units, defaults and limits of all that can be configured, and what a user is told about a mistake.
-//! Uses [`crate::mail`] for addresses and [`crate::identity`] for keys; reads the file it is given and passphrase files,
-//! and asks the system for its host name and for users by name. `docs/examples/tox-agent.toml` shows every key.
+//! Uses [`crate::mail`] for addresses and [`crate::identity`] for keys; reads the file it is given and passphrase
+//! files, and asks the system for its host name and for users by name. `docs/examples/tox-agent.toml` shows every key.
 
 mod error;
 mod passphrase;

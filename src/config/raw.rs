@@ -159,7 +159,8 @@ pub(super) fn parse(text: &str, origin: &Path) -> Result<Config, ConfigError> {
     }
 }
 
-/// Rewrites serde's "unknown field `x`, expected one of `a`, `b`" for the user: the section it is in and the nearest name.
+/// Rewrites serde's "unknown field `x`, expected one of `a`, `b`" for the user: the section it is in and the nearest
+/// name.
 fn unknown_key(text: &str, error: &toml::de::Error) -> Option<String> {
     let mut quoted = error.message().strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
     let key = quoted.next()?;

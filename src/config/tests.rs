@@ -48,7 +48,8 @@ fn the_sample_with_all_of_its_comments_taken_away_is_valid_too() {
 fn every_value_is_read() {
     let config = try_parse(&format!(
         "state_dir = '/s/./t//'\nhostname = 'Host.Example.'\n[lmtp]\nsocket = '/l'\nmode = '600'\ngroup = 7\n\
-         allow_users = ['postfix', 12, '13']\nmax_size = 2048\nmax_recipients = 3\nmax_connections = 4\ntimeout = '1m'\n\
+         allow_users = ['postfix', 12, '13']\nmax_size = 2048\nmax_recipients = 3\nmax_connections = 4\n\
+         timeout = '1m'\n\
          [control]\nsocket = '/c'\n[log]\nlevel = 'debug'\nsyslog = false\nstderr = false\n\
          [queue]\nexpire = '1d'\nretry_min = '2s'\nretry_max = '3s'\nmax_disk = '1 GiB'\n\
          [delivery]\nmax_size = '1 KiB'\nmin_free = 0\n[tox]\nudp = false\nproxy = 'http://[::1]:8080/'\n\
@@ -131,7 +132,8 @@ fn errors_name_file_and_line() {
 fn names_addresses_and_maildirs_occur_once() {
     let two = |more: &str| {
         format!(
-            "[[account]]\nname = 'a'\naddresses = ['a@x']\nsenders = ['a@x', 's@x']\nmaildir = '/m'\n[[account]]\n{more}"
+            "[[account]]\nname = 'a'\naddresses = ['a@x']\nsenders = ['a@x', 's@x']\n\
+             maildir = '/m'\n[[account]]\n{more}"
         )
     };
     assert!(try_parse(&two("name = 'b'\nmaildir = '/n'")).is_ok());

@@ -73,7 +73,7 @@ pub fn show_size(octets: u64) -> String {
 pub fn show_duration(span: Duration) -> String {
     let seconds = span.as_secs();
     for (unit, name) in [(86_400, "d"), (3600, "h"), (60, "m")] {
-        if seconds >= unit && seconds % unit == 0 {
+        if seconds >= unit && seconds.is_multiple_of(unit) {
             return format!("{}{name}", seconds / unit);
         }
     }

@@ -53,8 +53,8 @@ impl Following {
         self.base_queue.saturating_add(elapsed).saturating_add(self.slew.clamp(-most, most))
     }
 
-    /// The rule: compares the clocks (at most once a second). A difference of up to [`MAX_SLEW`] is made up for by going
-    /// 5 % faster or slower; a larger one is a step, is told once, and is not followed.
+    /// The rule: compares the clocks (at most once a second). A difference of up to [`MAX_SLEW`] is made up for by
+    /// going 5 % faster or slower; a larger one is a step, is told once, and is not followed.
     pub fn follow(self, wall: i64, mono: i64) -> (Self, Option<Step>) {
         if mono.saturating_sub(self.base_mono) < COMPARE_EVERY {
             return (self, None);

@@ -1,5 +1,5 @@
-//! The log: lines go through a bounded channel to one thread, which writes them to standard error (or the journal behind
-//! it) and to syslog. Logging never blocks the caller: with the channel full, lines are dropped and counted.
+//! The log: lines go through a bounded channel to one thread, which writes them to standard error (or the journal
+//! behind it) and to syslog. Logging never blocks the caller: with the channel full, lines are dropped and counted.
 
 use std::borrow::Cow;
 use std::io::Write;
