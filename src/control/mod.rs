@@ -1,1 +1,94 @@
-//! placeholder
+//! The control socket: HTTP and JSON over a Unix socket, by which toxctl manages the agent.
+//!
+//! Owns the API's types ([`api`]), the server ([`server`]) and a blocking client ([`client`]). Keys, IDs and addresses
+//! are texts here; what they mean is up to the [`Backend`], which the agent implements. Uses no other module of this
+//! library.
+
+pub mod api;
+pub mod client;
+pub mod server;
+
+use std::fmt;
+
+/// What the server asks the agent. Calls may block: the server makes each on a thread for such.
+pub trait Backend: Send + Sync + 'static {
+    /// How the agent is.
+    ///
+    /// # Errors
+    /// As of all calls: a [`Failure`] for the user.
+    fn status(&self) -> Result<api::Status, Failure>;
+
+    /// The contacts of `account`, or of all accounts.
+    ///
+    /// # Errors
+    /// There is no such account.
+    fn contacts(&self, account: Option<&str>) -> Result<Vec<api::Contact>, Failure>;
+
+    /// Asks for friendship. Without an account, the only one is meant.
+    ///
+    /// # Errors
+    /// The Tox ID is none, the contact or its nick is there already, there are several accounts.
+    fn add_contact(&self, contact: api::NewContact) -> Result<api::Contact, Failure>;
+
+    /// Forgets a contact, named by key, Tox ID or nick.
+    ///
+    /// # Errors
+    /// There is no such contact, or several accounts have one.
+    fn remove_contact(&self, account: Option<&str>, who: &str) -> Result<(), Failure>;
+
+    /// The friend requests of `account`, or of all accounts.
+    ///
+    /// # Errors
+    /// There is no such account.
+    fn requests(&self, account: Option<&str>) -> Result<Vec<api::FriendRequest>, Failure>;
+
+    /// Makes a contact of the one who asked with `key`.
+    ///
+    /// # Errors
+    /// There is no such request, several accounts have one, the nick is taken.
+    fn accept_request(&self, account: Option<&str>, key: &str, nick: Option<String>) -> Result<api::Contact, Failure>;
+
+    /// Refuses the request of `key`, now and when it comes again.
+    ///
+    /// # Errors
+    /// There is no such request, or several accounts have one.
+    fn refuse_request(&self, account: Option<&str>, key: &str) -> Result<(), Failure>;
+
+    /// The waiting mails of `account`, or of all accounts, in ascending order of their queue ids (compared as octets):
+    /// the first `limit` of those after the queue id `after`, which may have left the queue already.
+    ///
+    /// # Errors
+    /// There is no such account.
+    fn queue(&self, account: Option<&str>, after: Option<&str>, limit: usize) -> Result<Vec<api::QueueEntry>, Failure>;
+
+    /// Makes waiting mail due now.
+    ///
+    /// # Errors
+    /// What it names is not there.
+    fn flush(&self, what: api::Flush) -> Result<api::Flushed, Failure>;
+}
+
+/// Why the agent did not do as asked; the text is for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// What the request names is not there: 404.
+    NotFound(String),
+    /// The request makes no sense: 400.
+    Invalid(String),
+    /// It is there already, or it is not clear which is meant: 409.
+    Conflict(String),
+    /// Not now: 503.
+    Unavailable(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(text) | Self::Invalid(text) | Self::Conflict(text) | Self::Unavailable(text) => {
+                f.write_str(text)
+            }
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,218 @@
+//! The types of the API, version 1, as server and client exchange them in JSON.
+//!
+//! Times are whole seconds since the epoch (UTC), sizes are octets, keys are 64 and Tox IDs 76 upper-case hexadecimal
+//! digits. A client must skip fields it does not know; the server refuses them, so that no wish is lost silently.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// For how long it has been running, in seconds.
+    pub uptime_s: u64,
+    /// How the host is named in trace headers.
+    pub hostname: String,
+    /// The accounts, in the order of the configuration.
+    pub accounts: Vec<AccountStatus>,
+    /// The whole queue.
+    pub queue: QueueSummary,
+}
+
+/// One account of [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its Tox ID; empty where the identity could not be loaded (then `error` tells why).
+    pub tox_id: String,
+    /// Its address, `<52 base32>@tox.alt`.
+    pub address: String,
+    /// Whether and how it is on the Tox network.
+    pub connection: Connection,
+    /// How many contacts it has.
+    pub contacts_total: u64,
+    /// How many of them are online.
+    pub contacts_online: u64,
+    /// How many friend requests wait for an answer.
+    pub requests: u64,
+    /// What keeps it from working.
+    pub error: Option<String>,
+}
+
+/// How an account is on the Tox network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connection {
+    /// Not at all.
+    Offline,
+    /// By UDP.
+    Udp,
+    /// By TCP relays only.
+    Tcp,
+}
+
+/// What waits in the queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSummary {
+    /// How many mails.
+    pub mails: u64,
+    /// How many recipients of them still wait.
+    pub recipients: u64,
+    /// The mails' sizes together.
+    pub octets: u64,
+    /// When the oldest arrived.
+    pub oldest: Option<i64>,
+}
+
+/// One element of `GET /v1/contacts?account=`; the answer of `POST /v1/contacts` and of accepting a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    /// Whose contact it is.
+    pub account: String,
+    /// Its key.
+    pub key: String,
+    /// The local nickname, good for `nick@tox.alt`.
+    pub nick: Option<String>,
+    /// Its address, `<52 base32>@tox.alt`.
+    pub address: String,
+    /// Whether both sides agreed.
+    pub state: ContactState,
+    /// Whether it is online.
+    pub online: bool,
+    /// Whether it is a mail agent: it said hello.
+    pub mail: bool,
+    /// When it was last online.
+    pub last_seen: Option<i64>,
+    /// When it became a contact.
+    pub added: i64,
+}
+
+/// Whether a contact agreed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContactState {
+    /// We asked and heard nothing yet.
+    Pending,
+    /// Both sides agreed.
+    Accepted,
+}
+
+/// The body of `POST /v1/contacts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewContact {
+    /// For which account; needed where there are several.
+    pub account: Option<String>,
+    /// The Tox ID, in hexadecimal or base32.
+    pub tox_id: String,
+    /// The local nickname.
+    pub nick: Option<String>,
+    /// What the other side is told with the request.
+    pub message: Option<String>,
+}
+
+/// One element of `GET /v1/requests?account=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FriendRequest {
+    /// Who is asked.
+    pub account: String,
+    /// Who asks.
+    pub key: String,
+    /// What they say: any text of a stranger.
+    pub message: String,
+    /// When it came first.
+    pub received: i64,
+    /// Whether it was refused.
+    pub refused: bool,
+}
+
+/// The body of `POST /v1/requests/{key}/accept?account=`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accept {
+    /// The local nickname of the new contact.
+    pub nick: Option<String>,
+}
+
+/// `GET /v1/queue?account=&after=&limit=`: a page of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePage {
+    /// The mails, in ascending order of their queue ids.
+    pub mails: Vec<QueueEntry>,
+    /// The value of `after` for the next page; absent on the last.
+    pub next: Option<String>,
+}
+
+/// One waiting mail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueEntry {
+    /// Our queue id.
+    pub queue_id: String,
+    /// The MTA's.
+    pub mta_queue_id: Option<String>,
+    /// Whose mail it is.
+    pub account: String,
+    /// The envelope sender; empty for `<>`.
+    pub sender: String,
+    /// Its size in octets.
+    pub size: u64,
+    /// When it arrived.
+    pub arrived: i64,
+    /// When it bounces at last.
+    pub expires: i64,
+    /// The recipients that still wait.
+    pub recipients: Vec<QueueRecipient>,
+}
+
+/// One recipient of a [`QueueEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRecipient {
+    /// The envelope recipient.
+    pub address: String,
+    /// The key of the peer that serves it, where it is known.
+    pub peer: Option<String>,
+    /// The state as the queue names it: `queued`, `sending`, …
+    pub state: String,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When the next is due; absent where it waits for the peer to come online.
+    pub next_attempt: Option<i64>,
+    /// The enhanced status code of the last attempt.
+    pub status: Option<String>,
+    /// The text of the last attempt.
+    pub text: Option<String>,
+    /// How many octets the peer has of it.
+    pub progress: Option<u64>,
+}
+
+/// The body of `POST /v1/queue/flush`: which mail becomes due now; all of it where nothing is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flush {
+    /// Only the mail with this queue id of ours or of the MTA's.
+    pub queue_id: Option<String>,
+    /// Only mail of this account.
+    pub account: Option<String>,
+    /// Only mail to this contact: key, Tox ID or nick.
+    pub contact: Option<String>,
+}
+
+/// The answer to [`Flush`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// How many recipients became due.
+    pub recipients: u64,
+}
+
+/// The body of every answer that is no success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What went wrong, for the user.
+    pub error: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
