@@ -1,1 +1,310 @@
-//! placeholder
+//! `toxctl`: the command line, and what it shows.
+//!
+//! Owns the command line's words, the text shown to people and the exit statuses. Uses [`crate::control`] to talk to
+//! the agent, [`crate::config`] for `check`, and [`crate::identity`] for Tox IDs. All output goes through the writers
+//! given.
+
+mod check;
+mod show;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::config::{DEFAULT_CONTROL_SOCKET, DEFAULT_PATH};
+use crate::control::api::{Accept, Flush, NewContact};
+use crate::control::client::{Client, ClientError};
+use crate::identity::tox_id::ToxId;
+
+/// All is well (sysexits.h and by custom).
+pub const EX_OK: u8 = 0;
+/// The agent said no.
+pub const EX_REFUSED: u8 = 1;
+/// The command line makes no sense.
+pub const EX_USAGE: u8 = 64;
+/// The agent cannot be reached.
+pub const EX_UNAVAILABLE: u8 = 69;
+/// The output cannot be written.
+pub const EX_IOERR: u8 = 74;
+/// The configuration is wrong.
+pub const EX_CONFIG: u8 = 78;
+
+/// How many waiting mails are asked for at a time.
+const PAGE: usize = 500;
+
+#[derive(Parser)]
+#[command(name = "toxctl", version, about = "Manages a running tox-agent", arg_required_else_help = true)]
+struct Cli {
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", global = true, default_value = DEFAULT_CONTROL_SOCKET)]
+    socket: PathBuf,
+    /// Only this account; needed to add a contact where there are several accounts
+    #[arg(long, value_name = "NAME", global = true)]
+    account: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show how the agent, its accounts and its queue are
+    Status,
+    /// Show the Tox ID and the addresses of each account
+    Id,
+    /// Manage the contacts
+    #[command(subcommand)]
+    Contact(ContactCommand),
+    /// Answer friend requests
+    #[command(subcommand)]
+    Request(RequestCommand),
+    /// Look at waiting mail, or have it tried now
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Check a configuration without the agent
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ContactCommand {
+    /// Ask someone to become a contact
+    Add(AddArgs),
+    /// List the contacts
+    List,
+    /// Forget a contact
+    Remove {
+        /// A key, a Tox ID or a nick
+        who: String,
+    },
+}
+
+#[derive(Args)]
+struct AddArgs {
+    /// 76 hexadecimal digits, 61 base32 characters, or the address with these before @tox.alt
+    #[arg(value_parser = tox_id)]
+    tox_id: ToxId,
+    /// A name for the contact: mail to NICK@tox.alt goes there
+    #[arg(long)]
+    nick: Option<String>,
+    /// What to say with the request
+    #[arg(long)]
+    message: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum RequestCommand {
+    /// List the requests
+    List,
+    /// Make a contact of the one who asked
+    Accept {
+        /// The key of the request
+        key: String,
+        /// A name for the contact: mail to NICK@tox.alt goes there
+        #[arg(long)]
+        nick: Option<String>,
+    },
+    /// Refuse a request, now and when it comes again
+    Refuse {
+        /// The key of the request
+        key: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum QueueCommand {
+    /// List the waiting mail
+    List,
+    /// Have waiting mail tried now: all of it, one mail, or that of one contact
+    Flush {
+        /// The agent's or the MTA's queue id
+        queue_id: Option<String>,
+        /// Only mail to this contact: a key, a Tox ID or a nick
+        #[arg(long, value_name = "WHO")]
+        contact: Option<String>,
+    },
+}
+
+fn tox_id(text: &str) -> Result<ToxId, String> {
+    let id = text.strip_suffix("@tox.alt").unwrap_or(text);
+    id.parse().map_err(|error: crate::identity::tox_id::InvalidToxId| error.to_string())
+}
+
+/// The command line as clap knows it, for completions and the man page.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Why a command did not end well.
+enum Fail {
+    Output(io::Error),
+    Agent(ClientError),
+    /// The agent's runtime could not be made.
+    System(io::Error),
+}
+
+impl From<io::Error> for Fail {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<ClientError> for Fail {
+    fn from(error: ClientError) -> Self {
+        Self::Agent(error)
+    }
+}
+
+/// Runs toxctl with the command line `args` (the program's name first) and returns its exit status. A reader that
+/// closed `out` early is no error.
+pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let text = error.render();
+            let asked = !error.use_stderr();
+            // Help that nobody reads is no error, and of an error in writing an error nobody can be told.
+            let _ = if asked { write!(out, "{text}") } else { write!(err, "{text}") };
+            return if asked { EX_OK } else { EX_USAGE };
+        }
+    };
+    let mut out = BufWriter::new(out);
+    let done = match &cli.command {
+        Command::Check { config } => check::check(config, cli.json, &mut out, err).map_err(Fail::from),
+        _ => manage(&cli, &mut out).map(|()| EX_OK),
+    };
+    let done = done.and_then(|status| Ok(out.flush().map(|()| status)?));
+    // What is left in the buffer after an error must not be written on drop.
+    let _ = out.into_parts();
+    let (status, text) = match done {
+        Ok(status) => return status,
+        Err(Fail::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return EX_OK,
+        Err(Fail::Output(error)) => (EX_IOERR, format!("cannot write: {error}")),
+        Err(Fail::System(error)) => (EX_UNAVAILABLE, error.to_string()),
+        Err(Fail::Agent(error @ ClientError::Refused { .. })) => (EX_REFUSED, error.to_string()),
+        Err(Fail::Agent(error)) => (EX_UNAVAILABLE, error.to_string()),
+    };
+    let _ = writeln!(err, "toxctl: {}", show::clean(&text));
+    status
+}
+
+fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
+    let client = Client::new(&cli.socket).map_err(Fail::System)?;
+    let account = cli.account.as_deref();
+    match &cli.command {
+        Command::Status | Command::Id => {
+            let mut status = client.status()?;
+            if let Some(name) = account {
+                status.accounts.retain(|account| account.name == name);
+                if status.accounts.is_empty() {
+                    return Err(not_found(name));
+                }
+            }
+            match (&cli.command, cli.json) {
+                (Command::Id, true) => print(out, &show::ids(&status))?,
+                (Command::Id, false) => show::id(out, &show::ids(&status))?,
+                (_, true) => print(out, &status)?,
+                (_, false) => show::status(out, &status, now())?,
+            }
+        }
+        Command::Contact(ContactCommand::Add(args)) => {
+            let contact = client.add_contact(&NewContact {
+                account: cli.account.clone(),
+                tox_id: args.tox_id.to_string(),
+                nick: args.nick.clone(),
+                message: args.message.clone(),
+            })?;
+            if cli.json { print(out, &contact)? } else { show::added(out, &contact)? }
+        }
+        Command::Contact(ContactCommand::List) => {
+            let contacts = client.contacts(account)?;
+            if cli.json { print(out, &contacts)? } else { show::contacts(out, &contacts, now())? }
+        }
+        Command::Contact(ContactCommand::Remove { who }) => {
+            client.remove_contact(account, who)?;
+            say(cli, out, "removed", who)?;
+        }
+        Command::Request(RequestCommand::List) => {
+            let requests = client.requests(account)?;
+            if cli.json { print(out, &requests)? } else { show::requests(out, &requests, now())? }
+        }
+        Command::Request(RequestCommand::Accept { key, nick }) => {
+            let contact = client.accept_request(account, key, &Accept { nick: nick.clone() })?;
+            if cli.json { print(out, &contact)? } else { show::added(out, &contact)? }
+        }
+        Command::Request(RequestCommand::Refuse { key }) => {
+            client.refuse_request(account, key)?;
+            say(cli, out, "refused", key)?;
+        }
+        Command::Queue(QueueCommand::List) => queue(cli, &client, out)?,
+        Command::Queue(QueueCommand::Flush { queue_id, contact }) => {
+            let flushed = client.flush(&Flush {
+                queue_id: queue_id.clone(),
+                account: cli.account.clone(),
+                contact: contact.clone(),
+            })?;
+            if cli.json { print(out, &flushed)? } else { show::flushed(out, flushed)? }
+        }
+        // Handled without an agent.
+        Command::Check { .. } => {}
+    }
+    Ok(())
+}
+
+fn not_found(account: &str) -> Fail {
+    let error = crate::control::api::ApiError { error: format!("there is no account `{account}`"), hint: None };
+    Fail::Agent(ClientError::Refused { status: 404, error })
+}
+
+/// Shows the queue page by page, so that a long one needs no memory here.
+fn queue(cli: &Cli, client: &Client, out: &mut dyn Write) -> Result<(), Fail> {
+    let mut list = show::QueueList::new(now());
+    let mut after: Option<String> = None;
+    loop {
+        let page = client.queue(cli.account.as_deref(), after.as_deref(), PAGE)?;
+        for mail in &page.mails {
+            if cli.json {
+                let text = serde_json::to_string_pretty(mail).map_err(io::Error::from)?;
+                write!(out, "{}{text}", if list.is_empty() { "[\n" } else { ",\n" })?;
+                list.count(mail);
+            } else {
+                list.mail(out, mail)?;
+            }
+        }
+        // A server that names no later id would be asked for ever.
+        after = page.next.filter(|next| after.as_ref().is_none_or(|before| next > before));
+        if after.is_none() {
+            break;
+        }
+    }
+    if cli.json {
+        writeln!(out, "{}", if list.is_empty() { "[]" } else { "\n]" })?;
+    } else {
+        list.end(out)?;
+    }
+    Ok(())
+}
+
+fn print(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    writeln!(out, "{}", serde_json::to_string_pretty(value).map_err(io::Error::from)?)
+}
+
+fn say(cli: &Cli, out: &mut dyn Write, done: &str, what: &str) -> io::Result<()> {
+    if cli.json { print(out, &json!({ done: what })) } else { writeln!(out, "{done} {}", show::clean(what)) }
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,114 @@
+//! `toxctl check`: what is wrong with a configuration, without an agent.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+use serde_json::json;
+
+use super::{EX_CONFIG, EX_OK, print, show};
+use crate::config::{self, Config, Passphrase};
+
+/// Checks the file at `path`: problems go to `err` and make the exit status 78, warnings (of folders that are not there
+/// or not writable by this user) do not. In JSON all goes to `out`.
+pub(super) fn check(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
+    let loaded = config::load(path);
+    match &loaded {
+        Ok(config) => look_around(config, &mut problems, &mut warnings),
+        Err(error) => problems.extend(error.problems().iter().map(ToString::to_string)),
+    }
+    let ok = problems.is_empty();
+    if json {
+        print(out, &json!({ "ok": ok, "problems": problems, "warnings": warnings }))?;
+    } else {
+        for problem in &problems {
+            writeln!(err, "{}", show::clean(problem))?;
+        }
+        for warning in &warnings {
+            writeln!(err, "warning: {}", show::clean(warning))?;
+        }
+        if let (Ok(config), true) = (&loaded, ok) {
+            summary(path, config, out)?;
+        }
+    }
+    Ok(if ok { EX_OK } else { EX_CONFIG })
+}
+
+fn look_around(config: &Config, problems: &mut Vec<String>, warnings: &mut Vec<String>) {
+    folder("state_dir", &config.state_dir, warnings);
+    for (key, socket) in [("lmtp.socket", &config.lmtp.socket), ("control.socket", &config.control.socket)] {
+        // systemd makes /run/tox-agent when it starts the agent, so only other folders are missed.
+        if let Some(parent) = socket.parent().filter(|parent| *parent != Path::new("/run/tox-agent")) {
+            folder(&format!("the folder of {key}"), parent, warnings);
+        }
+    }
+    for (key, users) in [("lmtp", &config.lmtp.allow_users), ("control", &config.control.allow_users)] {
+        for error in users.iter().filter_map(|user| user.uid().err()) {
+            problems.push(format!("{key}.allow_users: {error}"));
+        }
+    }
+    for account in &config.accounts {
+        let further = account.mailboxes.iter().map(|mailbox| &mailbox.maildir);
+        for maildir in std::iter::once(&account.maildir).chain(further) {
+            // The agent makes a Maildir that is not there.
+            if maildir.is_dir() {
+                folder(&format!("account `{}`: the maildir", account.name), maildir, warnings);
+            } else if let Some(parent) = maildir.parent() {
+                folder(&format!("account `{}`: the maildir's parent", account.name), parent, warnings);
+            }
+        }
+        if let Some(file) = &account.passphrase_file {
+            match Passphrase::read(file) {
+                Ok(_) => {}
+                // Whether the agent may read what this user may not, cannot be told from here.
+                Err(error) if access(file.as_path(), AccessFlags::R_OK) == Err(nix::Error::EACCES) => {
+                    warnings.push(error.to_string());
+                }
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+    }
+    if config.tox.bootstrap.is_empty() {
+        let reach = if config.tox.lan_discovery {
+            "only peers on the local net will be found"
+        } else {
+            "no peer will be found"
+        };
+        warnings.push(format!("no [[tox.bootstrap]]: {reach}"));
+    }
+}
+
+fn folder(what: &str, path: &Path, warnings: &mut Vec<String>) {
+    if !path.is_dir() {
+        warnings.push(format!("{what}: {} is not there or no folder", path.display()));
+    } else if access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
+        warnings.push(format!("{what}: {} is not writable by this user", path.display()));
+    }
+}
+
+fn summary(path: &Path, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let units = (config::units::show_size, config::units::show_duration);
+    writeln!(out, "{}: OK", show::clean(&path.display().to_string()))?;
+    writeln!(out, "  host     {}", config.hostname)?;
+    writeln!(out, "  lmtp     {} (mails up to {})", config.lmtp.socket.display(), units.0(config.lmtp.max_size))?;
+    writeln!(out, "  control  {}", config.control.socket.display())?;
+    let queue = &config.queue;
+    writeln!(out, "  queue    up to {}, mails expire after {}", units.0(queue.max_disk), units.1(queue.expire))?;
+    let ways = if config.tox.proxy.is_some() {
+        "by proxy"
+    } else if config.tox.udp {
+        "UDP and TCP"
+    } else {
+        "TCP only"
+    };
+    writeln!(out, "  tox      {ways}, bootstrap nodes: {}", config.tox.bootstrap.len())?;
+    for account in &config.accounts {
+        writeln!(out, "  account  {} → {}", account.name, account.maildir.display())?;
+        for mailbox in &account.mailboxes {
+            writeln!(out, "           {} → {}", mailbox.name, mailbox.maildir.display())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,396 @@
+//! Runs the built toxctl against the control server with an agent that is made up.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio::sync::watch;
+use toxmail::control::api::*;
+use toxmail::control::server::{Options, bind, serve};
+use toxmail::control::{Backend, Failure};
+use toxmail::identity::tox_id::{PublicKey, ToxId};
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() as i64
+}
+
+fn id(octet: u8) -> ToxId {
+    ToxId::new(PublicKey([octet; 32]), [1, 2, 3, 4])
+}
+
+fn contact(octet: u8, nick: Option<&str>) -> Contact {
+    let key = PublicKey([octet; 32]);
+    Contact {
+        account: "alice".into(),
+        key: key.to_string(),
+        nick: nick.map(str::to_owned),
+        address: format!("{}@tox.alt", key.base32()),
+        state: ContactState::Accepted,
+        online: octet == 1,
+        mail: octet == 1,
+        last_seen: (octet == 2).then(|| now() - 7260),
+        added: now() - 9000,
+    }
+}
+
+/// Remembers what it was asked.
+struct Fake {
+    mails: usize,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Fake {
+    fn note(&self, what: String) {
+        self.asked.lock().expect("lock").push(what);
+    }
+}
+
+impl Backend for Fake {
+    fn status(&self) -> Result<Status, Failure> {
+        let account = |name: &str, octet: u8, error: Option<&str>| AccountStatus {
+            name: name.into(),
+            tox_id: id(octet).to_string(),
+            address: format!("{}@tox.alt", PublicKey([octet; 32]).base32()),
+            connection: if error.is_none() { Connection::Udp } else { Connection::Offline },
+            contacts_total: 3,
+            contacts_online: 1,
+            requests: 0,
+            error: error.map(str::to_owned),
+        };
+        let mails = self.mails as u64;
+        Ok(Status {
+            version: "0.1.0".into(),
+            pid: 42,
+            uptime_s: 90_000,
+            hostname: "host.example".into(),
+            accounts: vec![account("alice", 7, None), account("bob", 8, Some("no\u{1b}[2J passphrase"))],
+            queue: QueueSummary { mails, recipients: mails, octets: mails * 2048, oldest: Some(now() - 7230) },
+        })
+    }
+    fn contacts(&self, account: Option<&str>) -> Result<Vec<Contact>, Failure> {
+        match account {
+            None | Some("alice") => Ok(vec![contact(1, Some("bob\x1b[31m")), contact(2, None)]),
+            Some(_) => Ok(Vec::new()),
+        }
+    }
+    fn add_contact(&self, new: NewContact) -> Result<Contact, Failure> {
+        self.note(format!("add {:?} {} {:?}", new.account, new.tox_id, new.message));
+        if new.nick.as_deref() == Some("taken") {
+            return Err(Failure::Conflict("the nick `taken` is taken".into()));
+        }
+        Ok(Contact { state: ContactState::Pending, ..contact(9, new.nick.as_deref()) })
+    }
+    fn remove_contact(&self, account: Option<&str>, who: &str) -> Result<(), Failure> {
+        self.note(format!("remove {account:?} {who}"));
+        Ok(())
+    }
+    fn requests(&self, _: Option<&str>) -> Result<Vec<FriendRequest>, Failure> {
+        Ok(vec![FriendRequest {
+            account: "alice".into(),
+            key: "AB".repeat(32),
+            message: "hi\nthere".into(),
+            received: now() - 130,
+            refused: false,
+        }])
+    }
+    fn accept_request(&self, _: Option<&str>, key: &str, nick: Option<String>) -> Result<Contact, Failure> {
+        self.note(format!("accept {key} {nick:?}"));
+        Ok(contact(9, nick.as_deref()))
+    }
+    fn refuse_request(&self, _: Option<&str>, key: &str) -> Result<(), Failure> {
+        Err(Failure::NotFound(format!("nobody with the key {key} asked")))
+    }
+    fn queue(&self, _: Option<&str>, after: Option<&str>, limit: usize) -> Result<Vec<QueueEntry>, Failure> {
+        let first = after.map_or(0, |after| after.parse::<usize>().expect("ours") + 1);
+        let recipient = |state: &str| QueueRecipient {
+            address: "bob@example.org".into(),
+            peer: None,
+            state: state.into(),
+            attempts: 0,
+            next_attempt: None,
+            status: None,
+            text: None,
+            progress: None,
+        };
+        let mail = |n: usize| QueueEntry {
+            queue_id: format!("{n:06}"),
+            mta_queue_id: (n == 0).then(|| "4XyZ12".into()),
+            account: "alice".into(),
+            sender: if n == 0 { "alice@example.org".into() } else { String::new() },
+            size: 2048,
+            arrived: now() - 7260,
+            expires: now() + 86_400 + 1800,
+            recipients: if n == 0 {
+                let (attempts, next_attempt) = (3, Some(now() + 330));
+                let (status, text) = (Some("4.4.1".into()), Some("no \"route\"".into()));
+                let waiting = QueueRecipient { attempts, next_attempt, status, text, ..recipient("deferred") };
+                vec![waiting, QueueRecipient { progress: Some(1024), ..recipient("sending") }]
+            } else {
+                vec![recipient("queued")]
+            },
+        };
+        Ok((first..self.mails).take(limit).map(mail).collect())
+    }
+    fn flush(&self, what: Flush) -> Result<Flushed, Failure> {
+        self.note(format!("flush {:?} {:?} {:?}", what.queue_id, what.account, what.contact));
+        Ok(Flushed { recipients: 1 })
+    }
+}
+
+struct Agent {
+    socket: PathBuf,
+    fake: Arc<Fake>,
+    _stop: watch::Sender<bool>,
+    folder: tempfile::TempDir,
+}
+
+fn agent(mails: usize) -> Agent {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let socket = folder.path().join("control.sock");
+    let listener = bind(&socket, 0o600, None).expect("bind");
+    let (stop, stopped) = watch::channel(false);
+    let fake = Arc::new(Fake { mails, asked: Mutex::default() });
+    let backend = fake.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(serve(listener, backend, Options::default(), stopped))
+    });
+    Agent { socket, fake, _stop: stop, folder }
+}
+
+fn toxctl(socket: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_toxctl"));
+    command.arg("--socket").arg(socket).args(args).stdin(Stdio::null());
+    command
+}
+
+impl Agent {
+    fn run(&self, args: &[&str]) -> Output {
+        toxctl(&self.socket, args).output().expect("toxctl runs")
+    }
+
+    /// What a command that must end well prints.
+    fn good(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.good(&[&["--json"], args].concat())).expect("JSON")
+    }
+
+    fn asked(&self) -> String {
+        self.fake.asked.lock().expect("lock").drain(..).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn told(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn status_and_id() {
+    let agent = agent(2);
+    let (seven, eight) = (PublicKey([7; 32]).base32(), PublicKey([8; 32]).base32());
+    assert_eq!(
+        agent.good(&["status"]),
+        format!(
+            "tox-agent 0.1.0 on host.example, process 42, up 1d1h\n\
+             queue: 2 mails to 2 recipients, 4.0 KiB, oldest 2h\n\
+             \n\
+             ACCOUNT  NETWORK  CONTACTS  REQUESTS  ADDRESS\n\
+             alice    udp      1/3       0         {seven}@tox.alt\n\
+             bob      offline  1/3       0         {eight}@tox.alt\n\
+             bob: error: no\\u{{1b}}[2J passphrase\n"
+        )
+    );
+    let one = agent.json(&["--account", "bob", "status"]);
+    assert_eq!(
+        (one["accounts"].as_array().map(Vec::len), &one["accounts"][0]["connection"]),
+        (Some(1), &"offline".into())
+    );
+    assert_eq!(
+        agent.good(&["id", "--account", "alice"]),
+        format!(
+            "alice\n  Tox ID      {}\n  address     {seven}@tox.alt\n  ID address  {}@tox.alt\n",
+            id(7),
+            id(7).base32()
+        )
+    );
+    assert_eq!(agent.json(&["id"])[1]["tox_id"], id(8).to_string());
+    let nobody = told(&agent.run(&["--account", "eve", "id"]));
+    assert_eq!(nobody, (Some(1), "toxctl: there is no account `eve`\n".into()));
+}
+
+#[test]
+fn contacts() {
+    let agent = agent(0);
+    let (one, two, nine) = (PublicKey([1; 32]).base32(), PublicKey([2; 32]).base32(), PublicKey([9; 32]).base32());
+    assert_eq!(
+        agent.good(&["contact", "list"]),
+        format!(
+            "ACCOUNT  NICK           STATE    MAIL  SEEN      ADDRESS\n\
+             alice    bob\\u{{1b}}[31m  online   yes   now       {one}@tox.alt\n\
+             alice    -              offline  no    2h1m ago  {two}@tox.alt\n"
+        )
+    );
+    assert_eq!(agent.json(&["contact", "list"])[0]["state"], "accepted");
+    assert_eq!(agent.good(&["--account", "bob", "contact", "list"]), "no contacts\n");
+
+    let by_address = format!("{}@tox.alt", id(9).base32());
+    assert_eq!(
+        agent.good(&["contact", "add", &by_address, "--nick", "carol", "--message", "hello"]),
+        format!("alice: carol = {nine}@tox.alt asked; mail waits until the other side accepts\n")
+    );
+    assert_eq!(agent.asked(), format!("add None {} Some(\"hello\")", id(9)));
+    assert_eq!(agent.json(&["contact", "add", &id(9).to_string()])["state"], "pending");
+
+    let refused = told(&agent.run(&["contact", "add", &id(9).to_string(), "--nick", "taken"]));
+    assert_eq!(refused, (Some(1), "toxctl: the nick `taken` is taken\n".into()));
+    let mut mistyped = id(9).to_string();
+    mistyped.replace_range(0..1, "1");
+    let (status, text) = told(&agent.run(&["contact", "add", &mistyped]));
+    assert!(status == Some(64) && text.contains("checksum"), "{text}");
+
+    agent.asked();
+    assert_eq!(agent.good(&["contact", "remove", "a/b ü", "--account", "x y"]), "removed a/b ü\n");
+    assert_eq!(agent.asked(), "remove Some(\"x y\") a/b ü");
+    assert_eq!(agent.json(&["contact", "remove", "bob"])["removed"], "bob");
+}
+
+#[test]
+fn requests() {
+    let agent = agent(0);
+    let key = "AB".repeat(32);
+    assert_eq!(
+        agent.good(&["request", "list"]),
+        format!(
+            "ACCOUNT  STATE  RECEIVED  KEY{}  MESSAGE\nalice    open   2m ago    {key}  hi\\nthere\n",
+            " ".repeat(61)
+        )
+    );
+    assert!(agent.good(&["request", "accept", &key, "--nick", "dave"]).contains("dave = "));
+    assert_eq!(agent.asked(), format!("accept {key} Some(\"dave\")"));
+    assert_eq!(
+        told(&agent.run(&["request", "refuse", "K"])),
+        (Some(1), "toxctl: nobody with the key K asked\n".into())
+    );
+}
+
+#[test]
+fn queue() {
+    let full = agent(2);
+    assert_eq!(
+        full.good(&["queue", "list"]),
+        "-Queue ID-------- -MTA ID------- ---Size--- --Age- Expires -Sender/Recipients-----\n\
+         000000            4XyZ12            2.0 KiB   2h1m      1d alice@example.org\n    \
+             bob@example.org  deferred, 3 attempts, next in 5m (4.4.1 no \"route\")\n    \
+             bob@example.org  sending 1.0 KiB of 2.0 KiB\n\
+         000001            -                 2.0 KiB   2h1m      1d <>\n    \
+             bob@example.org  queued\n\
+         -- 4.0 KiB in 2 mails.\n"
+    );
+    assert_eq!(full.good(&["queue", "flush", "000001", "--contact", "bob"]), "1 recipient due now\n");
+    assert_eq!(full.asked(), "flush Some(\"000001\") None Some(\"bob\")");
+    assert_eq!(full.json(&["queue", "flush"])["recipients"], 1);
+
+    let empty = agent(0);
+    assert_eq!(empty.good(&["queue", "list"]), "the queue is empty\n");
+    assert_eq!(empty.json(&["queue", "list"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_long_queue_comes_in_pages_and_a_closed_pipe_is_no_error() {
+    let agent = agent(2345);
+    let mails = agent.json(&["queue", "list"]);
+    let mails = mails.as_array().expect("array");
+    assert_eq!(mails.len(), 2345);
+    assert!(mails.windows(2).all(|pair| pair[0]["queue_id"].as_str() < pair[1]["queue_id"].as_str()));
+    assert!(agent.good(&["queue", "list"]).ends_with("-- 4.6 MiB in 2345 mails.\n"));
+
+    let mut command = toxctl(&agent.socket, &["queue", "list"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("toxctl runs");
+    let mut pipe = child.stdout.take().expect("pipe");
+    pipe.read_exact(&mut [0; 10]).expect("some output");
+    drop(pipe);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(told(&output), (Some(0), String::new()));
+}
+
+#[test]
+fn an_agent_that_does_not_run_is_69_and_nonsense_is_64() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let (status, text) = told(&toxctl(&folder.path().join("none"), &["status"]).output().expect("toxctl runs"));
+    assert!(status == Some(69) && text.contains("tox-agent is not running"), "{text}");
+    assert!(text.ends_with("systemctl start tox-agent\n"), "{text}");
+    for args in [&["frobnicate"][..], &[], &["contact"], &["contact", "add", "x"], &["status", "--nonsense"]] {
+        let (status, text) = told(&toxctl(folder.path(), args).output().expect("toxctl runs"));
+        assert!(status == Some(64) && !text.is_empty(), "{args:?}: {status:?} {text}");
+    }
+    let help = toxctl(folder.path(), &["--help"]).output().expect("toxctl runs");
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("Usage: toxctl"));
+}
+
+#[test]
+fn something_else_on_the_socket_is_told() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let socket = folder.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bind");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut &stream, b"220 this is no HTTP\r\n");
+        }
+    });
+    let (status, text) = told(&toxctl(&socket, &["status"]).output().expect("toxctl runs"));
+    assert!(status == Some(69) && text.contains("no proper answer"), "{text}");
+}
+
+#[test]
+fn check() {
+    let agent = agent(0);
+    let folder = agent.folder.path();
+    let file = folder.join("c.toml");
+    let path = file.to_str().expect("UTF-8");
+    let show = folder.display();
+    let good = format!(
+        "state_dir = '{show}'\nhostname = 'h.example'\n[lmtp]\nsocket = '{show}/l'\n[control]\nsocket = '{show}/c'\n\
+         [[tox.bootstrap]]\nhost = 'h'\nport = 33445\nkey = '{}'\n[[account]]\nname = 'a'\nmaildir = '{show}/M'\n",
+        "00".repeat(32)
+    );
+    std::fs::write(&file, &good).expect("write");
+    assert_eq!(
+        agent.good(&["check", "--config", path]),
+        format!(
+            "{path}: OK\n  host     h.example\n  lmtp     {show}/l (mails up to 50 MiB)\n  control  {show}/c\n  \
+             queue    up to 10 GiB, mails expire after 5d\n  tox      UDP and TCP, bootstrap nodes: 1\n  \
+             account  a → {show}/M\n"
+        )
+    );
+    std::fs::write(&file, good.replace("/M'", "/no/M'")).expect("write");
+    let warned = agent.run(&["check", "--config", path]);
+    assert_eq!(
+        told(&warned),
+        (Some(0), format!("warning: account `a`: the maildir's parent: {show}/no is not there or no folder\n"))
+    );
+    std::fs::write(&file, good.replace("maildir", "mialdir")).expect("write");
+    let wrong = told(&agent.run(&["check", "--config", path]));
+    assert_eq!(
+        wrong,
+        (Some(78), format!("{path}:13: unknown key `mialdir` in [[account]]; did you mean `maildir`?\n"))
+    );
+    let wrong = agent.run(&["--json", "check", "--config", path]);
+    let answer: Value = serde_json::from_slice(&wrong.stdout).expect("JSON");
+    assert_eq!((wrong.status.code(), &answer["ok"]), (Some(78), &Value::Bool(false)));
+    let secret = folder.join("pass");
+    std::fs::write(&secret, "hush").expect("write");
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
+    std::fs::write(&file, format!("{good}passphrase_file = '{show}/pass'\n")).expect("write");
+    let (status, text) = told(&agent.run(&["check", "--config", path]));
+    assert!(status == Some(78) && text.contains("chmod 600") && !text.contains("hush"), "{text}");
+    let (status, text) = told(&agent.run(&["check", "--config", "/nonexistent.toml"]));
+    assert!(status == Some(78) && text.contains("/nonexistent.toml: cannot read"), "{text}");
+}
