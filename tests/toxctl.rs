@@ -148,15 +148,19 @@ struct Agent {
 }
 
 fn agent(mails: usize) -> Agent {
+    agent_with(mails, 0o600, Options::default())
+}
+
+fn agent_with(mails: usize, mode: u32, options: Options) -> Agent {
     let folder = tempfile::tempdir().expect("tempdir");
     let socket = folder.path().join("control.sock");
-    let listener = bind(&socket, 0o600, None).expect("bind");
+    let listener = bind(&socket, mode, None).expect("bind");
     let (stop, stopped) = watch::channel(false);
     let fake = Arc::new(Fake { mails, asked: Mutex::default() });
     let backend = fake.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        runtime.block_on(serve(listener, backend, Options::default(), stopped))
+        runtime.block_on(serve(listener, backend, options, stopped))
     });
     Agent { socket, fake, _stop: stop, folder }
 }
@@ -393,4 +397,31 @@ fn check() {
     assert!(status == Some(78) && text.contains("chmod 600") && !text.contains("hush"), "{text}");
     let (status, text) = told(&agent.run(&["check", "--config", "/nonexistent.toml"]));
     assert!(status == Some(78) && text.contains("/nonexistent.toml: cannot read"), "{text}");
+}
+
+/// Needs root, to be someone else; other users' runs leave it out.
+#[test]
+fn a_user_who_is_not_allowed_is_refused_by_the_kernels_word() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (nobody, other) = (65_534, 65_533);
+    let agent = agent_with(0, 0o666, Options { allow_uids: Some(vec![nobody]), ..Options::default() });
+    // The build's folder and the socket's may be closed to others.
+    let toxctl = agent.folder.path().join("toxctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_toxctl"), &toxctl).expect("copy");
+    std::fs::set_permissions(agent.folder.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+    let run = |uid| {
+        let mut command = Command::new(&toxctl);
+        command.arg("--socket").arg(&agent.socket).arg("status").uid(uid).gid(uid);
+        command.output().expect("toxctl runs")
+    };
+    assert!(run(nobody).status.success());
+    let (status, text) = told(&run(other));
+    assert!(status == Some(1) && text.contains("65533 may not manage this agent (allow_users"), "{text}");
+    std::fs::set_permissions(&agent.socket, PermissionsExt::from_mode(0o600)).expect("chmod");
+    let (status, text) = told(&run(other));
+    assert!(status == Some(69) && text.contains("you may not open"), "{text}");
 }

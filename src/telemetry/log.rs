@@ -109,6 +109,8 @@ pub fn init(level: LevelFilter, syslog: bool, stderr: bool, program: &str) {
         let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        // First room in the channel: this line is not one to drop.
+        flush();
         log::error!(target: "toxmail", "panic at {place}: {}", text.unwrap_or("?"));
         flush();
     }));
