@@ -1,1 +1,13 @@
-//! placeholder
+//! The daemon: wiring. It turns the engine's actions into calls of the shells (tox, store, maildir, lmtp, control) and
+//! what they bring into the engine's inputs; decisions are not made here. Uses every other module but `ctl` and
+//! `transport`.
+
+mod account;
+mod delivery;
+mod directory;
+mod manage;
+mod partial;
+mod run;
+mod submission;
+
+pub use run::main;

@@ -240,6 +240,12 @@ struct Link {
     acknowledged: u64,
 }
 
+impl Link {
+    fn is_busy(&self) -> bool {
+        self.window.in_flight() > 0 || self.sending.is_busy() || self.receiving.is_busy()
+    }
+}
+
 enum State {
     Offline,
     Greeting(Greeting),
@@ -296,6 +302,11 @@ impl Engine {
     /// Whether a mail link with the peer is up.
     pub fn is_up(&self, peer: &PublicKey) -> bool {
         self.peers.get(peer).is_some_and(|peer| matches!(peer.state, State::Up(_)))
+    }
+
+    /// Whether any transfer is unfinished or packet unacknowledged.
+    pub fn is_busy(&self) -> bool {
+        self.peers.values().any(|peer| matches!(&peer.state, State::Up(link) if link.is_busy()))
     }
 
     /// The octets sent so far of every transfer to this peer.
@@ -631,7 +642,7 @@ impl Engine {
         let waits = |peer: &Peer| match &peer.state {
             State::Offline => false,
             State::Greeting(_) | State::Closed { .. } => true,
-            State::Up(link) => link.window.in_flight() > 0 || link.sending.is_busy() || link.receiving.is_busy(),
+            State::Up(link) => link.is_busy(),
         };
         self.peers.values().any(waits).then_some(self.next_check)
     }

@@ -92,8 +92,6 @@ pub struct Notice {
 /// One recipient as `toxctl queue list` shows it, with its mail.
 #[derive(Debug, Clone)]
 pub struct QueueLine {
-    /// Row of the mail, to page by.
-    pub mail: i64,
     /// The mail's name in the queue.
     pub queue_id: String,
     /// The MTA's name for it.
@@ -258,7 +256,7 @@ impl Store {
             let now = (session.policy.now)();
             let changed = session.connection.execute(
                 "UPDATE recipient SET next_attempt = ?1 WHERE state = 0
-                 AND (?2 IS NULL OR mail = (SELECT id FROM mail WHERE queue_id = ?2))
+                 AND (?2 IS NULL OR mail IN (SELECT id FROM mail WHERE queue_id = ?2 OR mta_queue_id = ?2))
                  AND (?3 IS NULL OR account = ?3) AND (?4 IS NULL OR peer = ?4)",
                 params![now, queue_id, account, peer.map(|peer| peer.0)],
             )?;
@@ -676,36 +674,37 @@ impl Reader {
             })
     }
 
-    /// The recipients of up to `limit` mails whose row is greater than `after`, in order of arrival.
+    /// The recipients of up to `limit` mails whose queue id is greater than `after`, in order of queue ids, which is the
+    /// order of arrival.
     ///
     /// # Errors
     /// The store fails.
-    pub fn queue(&self, account: Option<&str>, after: i64, limit: u32) -> rusqlite::Result<Vec<QueueLine>> {
+    pub fn queue(&self, account: Option<&str>, after: &str, limit: u32) -> rusqlite::Result<Vec<QueueLine>> {
         let mut rows = self.connection.prepare_cached(
-            "SELECT m.id, m.queue_id, m.mta_queue_id, m.account, m.sender, m.size, m.arrived, m.expires, r.address,
+            "SELECT m.queue_id, m.mta_queue_id, m.account, m.sender, m.size, m.arrived, m.expires, r.address,
              r.peer, r.transfer, r.state, r.attempts, r.next_attempt, r.status, r.text
              FROM recipient r JOIN mail m ON m.id = r.mail
-             WHERE m.id IN (SELECT id FROM mail WHERE id > ?2 AND (?1 IS NULL OR account = ?1) ORDER BY id LIMIT ?3)
-             ORDER BY m.id, r.number",
+             WHERE m.id IN (SELECT id FROM mail WHERE queue_id > ?2 AND (?1 IS NULL OR account = ?1)
+                            ORDER BY queue_id LIMIT ?3)
+             ORDER BY m.queue_id, r.number",
         )?;
         rows.query_map(params![account, after, limit], |row| {
-            let status: Option<String> = row.get(14)?;
-            let text: Option<String> = row.get(15)?;
+            let status: Option<String> = row.get(13)?;
+            let text: Option<String> = row.get(14)?;
             Ok(QueueLine {
-                mail: row.get(0)?,
-                queue_id: row.get(1)?,
-                mta_queue_id: row.get(2)?,
-                account: row.get(3)?,
-                sender: row.get(4)?,
-                size: row.get::<_, i64>(5)? as u64,
-                arrived: row.get(6)?,
-                expires: row.get(7)?,
-                address: row.get(8)?,
-                peer: PublicKey(row.get(9)?),
-                transfer: MailId(row.get(10)?),
-                sending: row.get::<_, i64>(11)? == 1,
-                attempts: row.get(12)?,
-                next_attempt: row.get(13)?,
+                queue_id: row.get(0)?,
+                mta_queue_id: row.get(1)?,
+                account: row.get(2)?,
+                sender: row.get(3)?,
+                size: row.get::<_, i64>(4)? as u64,
+                arrived: row.get(5)?,
+                expires: row.get(6)?,
+                address: row.get(7)?,
+                peer: PublicKey(row.get(8)?),
+                transfer: MailId(row.get(9)?),
+                sending: row.get::<_, i64>(10)? == 1,
+                attempts: row.get(11)?,
+                next_attempt: row.get(12)?,
                 failure: status.zip(text),
             })
         })?

@@ -21,16 +21,17 @@ CREATE TABLE mail (
     digest BLOB NOT NULL,          -- BLAKE2b-256 of the mail
     encoding INTEGER NOT NULL,     -- 0 identity, 1 zstd
     head BLOB NOT NULL,            -- beginning of the header section, for notices
-    body BLOB,                     -- encoded body, or NULL when it is in a file
-    body_file TEXT,                -- its name below bodies/
+    body_file TEXT,                -- name of the encoded body below bodies/, or NULL when it is in this row
     arrived INTEGER NOT NULL,      -- milliseconds since the epoch
     expires INTEGER NOT NULL,
     smtputf8 INTEGER NOT NULL,
     ret INTEGER,                   -- 0 FULL, 1 HDRS
     envid TEXT,
+    body BLOB,                     -- last, so that the other columns are read without it
     CHECK ((body IS NULL) <> (body_file IS NULL))
 );
 CREATE INDEX mail_expires ON mail (expires);
+CREATE INDEX mail_summary ON mail (account, wire_size, arrived);
 CREATE INDEX mail_same ON mail (mta_queue_id, digest) WHERE mta_queue_id IS NOT NULL;
 CREATE TABLE recipient (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

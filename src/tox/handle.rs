@@ -3,8 +3,10 @@
 
 use std::ffi::{CString, c_void};
 use std::fmt;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::NonNull;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::sys;
 use crate::identity::tox_id::{PublicKey, ToxId};
@@ -221,7 +223,7 @@ impl Tox {
             use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
             // SAFETY: the descriptor was just listed as ours; should another thread close it meanwhile, the calls fail
             // with EBADF or look at another socket, which the comparison of type and port then refuses.
-            let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
+            let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
             let bound = getsockname::<SockaddrStorage>(*fd).ok().and_then(|address| {
                 let v4 = address.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::port);
                 v4.or_else(|| address.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::port))
@@ -230,10 +232,15 @@ impl Tox {
         })
     }
 
-    /// The UDP socket, to be polled for reading between iterations; `None` when only TCP relays are used, whose sockets
-    /// come and go: then [`Tox::interval`] is all there is.
-    pub fn socket(&self) -> Option<RawFd> {
-        self.socket
+    /// Sleeps until a packet arrives on the UDP socket, `waker` becomes readable, or `milliseconds` are over. The sockets
+    /// of TCP relays come and go and are not watched: while only they carry traffic, the time must be short.
+    pub fn wait(&self, waker: BorrowedFd<'_>, milliseconds: u16) {
+        // SAFETY: toxcore owns the descriptor and closes it only in tox_kill, which runs when `self` is dropped.
+        let socket = self.socket.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+        let mut fds = vec![PollFd::new(waker, PollFlags::POLLIN)];
+        fds.extend(socket.map(|socket| PollFd::new(socket, PollFlags::POLLIN)));
+        // An interrupted or failed poll only means that the caller looks sooner.
+        let _ = poll(&mut fds, PollTimeout::from(milliseconds));
     }
 
     /// Takes in what arrived, sends what is due, and appends what happened to `events`.

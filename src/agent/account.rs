@@ -1,0 +1,676 @@
+//! One thread per account: it owns the Tox instance and the engine, and lets each hear what the other says.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::delivery::DeliveryPool;
+use super::directory::Directory;
+use super::partial::Partials;
+use crate::config::{BootstrapNode, Passphrase};
+use crate::engine::link::{Action, Engine, Input};
+use crate::engine::rules::Rules;
+use crate::engine::transfer::MailId;
+use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::mail::status::Refusal;
+use crate::store::{Contact, Reader, Request, Store, Work};
+use crate::telemetry::clock::Clock;
+use crate::tox::{Connection, Event, FriendNumber, Tox, savedata};
+
+/// How often a request goes out again to a contact that has not answered; toxcore's own resends back off to 10 minutes.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+/// The same once it was asked for [`ASK_EAGERLY`].
+const ASK_AGAIN_LATER: Duration = Duration::from_secs(60);
+const ASK_EAGERLY: Duration = Duration::from_secs(300);
+/// Bootstrap is repeated until connected, first after this, doubling to the maximum.
+const BOOTSTRAP: Duration = Duration::from_secs(2);
+const BOOTSTRAP_MAX: Duration = Duration::from_secs(60);
+/// The known nodes in the savedata are worth keeping, this often.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
+/// While a transfer runs over a TCP relay, whose socket is not watched, the loop turns this often, in milliseconds.
+const RELAY_TURN: u16 = 2;
+/// The longest friend request of a stranger that is kept, in characters.
+const MAX_MESSAGE: usize = 1000;
+
+/// What others ask of the thread.
+pub enum Command {
+    /// Transfers from the queue.
+    Work(Work),
+    /// A transfer's answers are on disk.
+    Recorded(PublicKey, MailId),
+    /// A delivery ended.
+    Delivered(PublicKey, MailId, Vec<(u32, Result<(), Refusal>)>),
+    /// Whether mail can be stored.
+    Storage(Option<Refusal>),
+    /// Ask for friendship; the contact is in the store already.
+    AskFriend(ToxId, String, Sender<Result<(), String>>),
+    /// Take a contact as friend; it is in the store already.
+    AcceptFriend(PublicKey, Sender<Result<(), String>>),
+    /// Forget a friend; the contact is out of the store already.
+    RemoveFriend(PublicKey),
+    /// Tell the octets sent of each transfer under way.
+    Progress(Sender<HashMap<MailId, u64>>),
+    /// Addresses of bootstrap nodes.
+    Bootstrap(Vec<(String, u16, Vec<u16>, PublicKey)>),
+    /// Say goodbye and end.
+    Stop,
+}
+
+/// What the thread shows to others.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Own connection.
+    pub connection: Connection,
+    /// Friends that are online, and whether a mail link with them is up.
+    pub online: HashMap<PublicKey, bool>,
+}
+
+/// The way to an account's thread; to be cloned freely.
+#[derive(Clone)]
+pub struct Handle {
+    commands: Sender<Command>,
+    waker: Arc<EventFd>,
+    /// What the thread shows.
+    pub snapshot: Arc<Mutex<Snapshot>>,
+}
+
+impl Handle {
+    /// A handle, and the inbox for [`AccountThread::new`].
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn new() -> io::Result<(Self, Receiver<Command>)> {
+        let (commands, inbox) = std::sync::mpsc::channel();
+        let waker = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        let snapshot = Snapshot { connection: Connection::Offline, online: HashMap::new() };
+        Ok((Self { commands, waker, snapshot: Arc::new(Mutex::new(snapshot)) }, inbox))
+    }
+
+    /// Asks something of the thread; without effect when it has ended.
+    pub fn send(&self, command: Command) {
+        if self.commands.send(command).is_ok() {
+            // Full means that the thread is already to wake.
+            let _ = self.waker.write(1);
+        }
+    }
+
+    /// What the thread showed last.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Where the identity is kept, and how.
+pub struct Identity {
+    path: PathBuf,
+    passphrase: Option<Passphrase>,
+}
+
+impl Identity {
+    /// The identity of the account `name` below the state directory.
+    pub fn new(state_dir: &Path, name: &str, passphrase: Option<Passphrase>) -> Self {
+        Self { path: state_dir.join("identities").join(format!("{name}.tox")), passphrase }
+    }
+
+    /// Loads it, if it was there before.
+    ///
+    /// # Errors
+    /// It cannot be read or decrypted.
+    pub fn load(&self) -> io::Result<Option<zeroize::Zeroizing<Vec<u8>>>> {
+        savedata::load(&self.path, self.passphrase.as_ref().map(Passphrase::expose))
+    }
+
+    /// Stores it, durably.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn store(&self, tox: &Tox) -> io::Result<()> {
+        savedata::store(&self.path, &tox.savedata(), self.passphrase.as_ref().map(Passphrase::expose))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What all accounts share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The store.
+    pub store: Store,
+    /// Who delivers.
+    pub pool: Arc<DeliveryPool>,
+    /// Accounts and contacts.
+    pub directory: Arc<Directory>,
+    /// The clocks.
+    pub clock: Arc<Clock>,
+    /// The state directory.
+    pub state_dir: PathBuf,
+}
+
+struct Asking {
+    id: ToxId,
+    message: String,
+    since: Instant,
+    next: Instant,
+}
+
+/// The thread's own things.
+pub struct AccountThread {
+    number: usize,
+    name: String,
+    tox: Tox,
+    identity: Identity,
+    engine: Engine,
+    inbox: Receiver<Command>,
+    handle: Handle,
+    shared: Shared,
+    reader: Reader,
+    partials: Partials,
+    bodies: HashMap<MailId, (PublicKey, File)>,
+    friends: HashMap<PublicKey, FriendNumber>,
+    keys: HashMap<FriendNumber, PublicKey>,
+    connections: HashMap<PublicKey, Connection>,
+    asking: HashMap<PublicKey, Asking>,
+    bootstrap_nodes: Vec<BootstrapNode>,
+    resolve: bool,
+    bootstrap_next: Instant,
+    bootstrap_wait: Duration,
+    save_next: Instant,
+    started: Instant,
+    stopping: bool,
+}
+
+impl AccountThread {
+    /// The thread's things, for account `number` of the directory. `resolve`: whether host names of bootstrap nodes may
+    /// be looked up.
+    ///
+    /// # Errors
+    /// The store or the state directory cannot be read.
+    #[allow(clippy::too_many_arguments, reason = "called once, from the wiring")]
+    pub fn new(
+        number: usize,
+        tox: Tox,
+        identity: Identity,
+        rules: Rules,
+        (handle, inbox): (Handle, Receiver<Command>),
+        shared: Shared,
+        bootstrap_nodes: Vec<BootstrapNode>,
+        resolve: bool,
+    ) -> anyhow::Result<Self> {
+        let name = shared.directory.accounts()[number].name.clone();
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+        let now = Instant::now();
+        Ok(Self {
+            number,
+            tox,
+            identity,
+            engine: Engine::new(rules, seed),
+            inbox,
+            handle,
+            reader: Reader::open(&shared.state_dir)?,
+            partials: Partials::new(shared.state_dir.join("incoming").join(&name))?,
+            shared,
+            name,
+            bodies: HashMap::new(),
+            friends: HashMap::new(),
+            keys: HashMap::new(),
+            connections: HashMap::new(),
+            asking: HashMap::new(),
+            bootstrap_nodes,
+            resolve,
+            bootstrap_next: now,
+            bootstrap_wait: BOOTSTRAP,
+            save_next: now + SAVE_EVERY,
+            started: now,
+            stopping: false,
+        })
+    }
+
+    /// Runs until [`Command::Stop`]. The Tox instance says goodbye when this returns.
+    pub fn run(mut self) {
+        self.reconcile();
+        let mut events = Vec::new();
+        let mut actions = Vec::new();
+        while !self.stopping {
+            let wait = self.wait_time();
+            self.tox.wait(self.handle.waker.as_fd(), wait);
+            let _ = self.handle.waker.read();
+            self.tox.iterate(&mut events);
+            for event in events.drain(..) {
+                self.on_event(event, &mut actions);
+            }
+            loop {
+                match self.inbox.try_recv() {
+                    Ok(command) => self.on_command(command, &mut actions),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.stopping = true;
+                        break;
+                    }
+                }
+            }
+            self.act(&mut actions);
+            self.look_after();
+        }
+        self.save();
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Until when nothing needs to be done, in milliseconds from now.
+    fn wait_time(&self) -> u16 {
+        let mut wait = u64::from(self.tox.interval());
+        if let Some(deadline) = self.engine.deadline() {
+            wait = wait.min(deadline.saturating_sub(self.now()).div_ceil(1000));
+        }
+        let relayed = self.connections.values().any(|connection| *connection == Connection::Tcp);
+        if relayed && self.engine.is_busy() {
+            wait = wait.min(u64::from(RELAY_TURN));
+        }
+        u16::try_from(wait).unwrap_or(u16::MAX)
+    }
+
+    /// Makes toxcore's friends those of the store, which is the one home of contacts.
+    fn reconcile(&mut self) {
+        let contacts = match self.reader.contacts(Some(&self.name)) {
+            Ok(contacts) => contacts,
+            Err(error) => {
+                // Without the list nobody can be told from a stranger: better no friends changed than all lost.
+                log::error!("{}: cannot read the contacts: {error}", self.name);
+                Vec::new()
+            }
+        };
+        let mut changed = false;
+        for (number, key) in self.tox.friends() {
+            if contacts.iter().any(|contact| contact.key == key) || contacts.is_empty() {
+                self.know(number, key);
+            } else {
+                self.tox.delete_friend(number);
+                changed = true;
+            }
+        }
+        for contact in contacts {
+            let Contact { key, tox_id, message, accepted, .. } = contact;
+            if !self.friends.contains_key(&key) {
+                match self.tox.add_known_friend(&key) {
+                    Ok(number) => self.know(number, key),
+                    Err(error) => log::error!("{}: cannot add contact {key}: {error}", self.name),
+                }
+                changed = true;
+            }
+            if let (false, Some(id)) = (accepted, tox_id) {
+                let now = Instant::now();
+                let message = message.unwrap_or_default();
+                self.asking.insert(key, Asking { id, message, since: now, next: now });
+            }
+        }
+        if changed {
+            self.save();
+        }
+    }
+
+    fn know(&mut self, number: FriendNumber, key: PublicKey) {
+        self.friends.insert(key, number);
+        self.keys.insert(number, key);
+    }
+
+    fn forget(&mut self, key: &PublicKey, actions: &mut Vec<Action>) {
+        if let Some(number) = self.friends.remove(key) {
+            self.tox.delete_friend(number);
+            self.keys.remove(&number);
+        }
+        if self.connections.remove(key).is_some() {
+            self.engine.handle(self.now(), Input::Offline(*key), actions);
+        }
+        self.asking.remove(key);
+        self.show(|snapshot| {
+            snapshot.online.remove(key);
+        });
+    }
+
+    fn save(&self) {
+        if let Err(error) = self.identity.store(&self.tox) {
+            log::error!("{}: cannot write {}: {error}", self.name, self.identity.path().display());
+        }
+    }
+
+    fn show(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.handle.snapshot.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The contact's nickname or the beginning of its key.
+    fn who(&self, key: &PublicKey) -> String {
+        self.shared.directory.nick(self.number, key).unwrap_or_else(|| key.short())
+    }
+
+    fn on_event(&mut self, event: Event, actions: &mut Vec<Action>) {
+        let now = self.now();
+        match event {
+            Event::SelfConnection(connection) => {
+                log::info!("{}: connection to the Tox network: {connection:?}", self.name);
+                if connection == Connection::Offline {
+                    self.bootstrap_next = Instant::now();
+                    self.bootstrap_wait = BOOTSTRAP;
+                }
+                self.show(|snapshot| snapshot.connection = connection);
+            }
+            Event::FriendConnection(number, connection) => {
+                let Some(key) = self.keys.get(&number).copied() else { return };
+                let before = match connection {
+                    Connection::Offline => self.connections.remove(&key),
+                    _ => self.connections.insert(key, connection),
+                };
+                let seconds = self.shared.clock.wall_ms() / 1000;
+                match (before, connection) {
+                    (None, Connection::Offline) => {}
+                    (None, _) => {
+                        log::info!("{}: contact {} is online ({connection:?})", self.name, self.who(&key));
+                        self.asking.remove(&key);
+                        self.shared.store.contact_seen(&self.name, key, seconds);
+                        self.show(|snapshot| {
+                            snapshot.online.insert(key, false);
+                        });
+                        self.engine.handle(now, Input::Online(key), actions);
+                    }
+                    (Some(_), Connection::Offline) => {
+                        log::info!("{}: contact {} is offline", self.name, self.who(&key));
+                        self.shared.store.contact_seen(&self.name, key, seconds);
+                        self.show(|snapshot| {
+                            snapshot.online.remove(&key);
+                        });
+                        self.engine.handle(now, Input::Offline(key), actions);
+                    }
+                    // From UDP to TCP or back: the session goes on.
+                    (Some(_), _) => {}
+                }
+            }
+            Event::FriendRequest(key, message) => {
+                let message: String = String::from_utf8_lossy(&message)
+                    .chars()
+                    .map(|c| if c.is_control() { ' ' } else { c })
+                    .take(MAX_MESSAGE)
+                    .collect();
+                if self.friends.contains_key(&key) {
+                    return;
+                }
+                log::info!("{}: friend request from {key}: toxctl request list", self.name);
+                self.shared.store.put_request(Request {
+                    account: self.name.clone(),
+                    key,
+                    message,
+                    received: self.shared.clock.wall_ms() / 1000,
+                    refused: false,
+                });
+            }
+            Event::FriendMessage(number, packet) => {
+                if let Some(key) = self.keys.get(&number) {
+                    self.engine.handle(now, Input::Packet(*key, &packet), actions);
+                }
+            }
+            Event::FriendPacket(number, packet) => {
+                if let Some(key) = self.keys.get(&number) {
+                    self.engine.handle(now, Input::CustomPacket(*key, &packet), actions);
+                }
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command, actions: &mut Vec<Action>) {
+        let now = self.now();
+        match command {
+            Command::Work(Work { peer, epoch, transfers, .. }) => {
+                self.engine.handle(now, Input::Work { peer, epoch, transfers }, actions);
+            }
+            Command::Recorded(peer, id) => self.engine.handle(now, Input::Recorded { peer, id }, actions),
+            Command::Delivered(peer, id, results) => {
+                self.engine.handle(now, Input::Delivered { peer, id, results }, actions);
+            }
+            Command::Storage(refusal) => self.engine.handle(now, Input::Storage(refusal), actions),
+            Command::AskFriend(id, message, reply) => {
+                let result = self.ask(id, message);
+                let _ = reply.send(result);
+            }
+            Command::AcceptFriend(key, reply) => {
+                let result = match self.friends.contains_key(&key) {
+                    true => Ok(()),
+                    false => self.tox.add_known_friend(&key).map_err(str::to_owned).map(|number| {
+                        self.know(number, key);
+                        self.save();
+                    }),
+                };
+                let _ = reply.send(result);
+            }
+            Command::RemoveFriend(key) => {
+                self.forget(&key, actions);
+                self.save();
+            }
+            Command::Progress(reply) => {
+                let progress = self.connections.keys().flat_map(|peer| self.engine.progress(peer)).collect();
+                let _ = reply.send(progress);
+            }
+            Command::Bootstrap(nodes) => {
+                for (host, port, tcp_ports, key) in nodes {
+                    self.tox.bootstrap(&host, port, &tcp_ports, &key);
+                }
+            }
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn ask(&mut self, id: ToxId, message: String) -> Result<(), String> {
+        let key = id.key();
+        if self.connections.contains_key(&key) {
+            return Ok(());
+        }
+        if let Some(number) = self.friends.remove(&key) {
+            self.tox.delete_friend(number);
+            self.keys.remove(&number);
+        }
+        let number = self.tox.add_friend(&id, &message)?;
+        self.know(number, key);
+        self.save();
+        let now = Instant::now();
+        self.asking.insert(key, Asking { id, message, since: now, next: now + ASK_AGAIN });
+        Ok(())
+    }
+
+    /// Carries out actions, and those that follow from them, until none is left.
+    fn act(&mut self, actions: &mut Vec<Action>) {
+        self.engine.poll(self.now(), actions);
+        while !actions.is_empty() {
+            for action in std::mem::take(actions) {
+                self.carry_out(action, actions);
+            }
+            self.engine.poll(self.now(), actions);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, actions: &mut Vec<Action>) {
+        let now = self.now();
+        match action {
+            Action::Send { peer, packet } => {
+                let sent = self.friends.get(&peer).map(|number| self.tox.send_message(*number, &packet));
+                if !matches!(sent, Some(Ok(()))) {
+                    self.engine.handle(now, Input::SendFailed(peer), actions);
+                }
+            }
+            Action::SendCustom { peer, packet } => {
+                // HELLO is said again until it is answered.
+                if let Some(number) = self.friends.get(&peer) {
+                    let _ = self.tox.send_packet(*number, &packet);
+                }
+            }
+            Action::LinkUp { peer, epoch, small, bulk } => {
+                log::info!("{}: mail link with {} is up", self.name, self.who(&peer));
+                self.show(|snapshot| {
+                    snapshot.online.insert(peer, true);
+                });
+                self.shared.store.link_up(&self.name, peer, epoch, small, bulk);
+            }
+            Action::Grant { peer, small, bulk } => self.shared.store.grant(&self.name, peer, small, bulk),
+            Action::LinkDown { peer } => {
+                log::info!("{}: mail link with {} is down", self.name, self.who(&peer));
+                self.show(|snapshot| {
+                    if let Some(mail) = snapshot.online.get_mut(&peer) {
+                        *mail = false;
+                    }
+                });
+                self.bodies.retain(|_, (of, _)| *of != peer);
+                self.partials.close_all(&peer);
+                self.shared.store.link_down(&self.name, peer);
+            }
+            Action::ReadBody { peer, transfer, mail, offset, length } => {
+                let octets = match self.read_body(peer, transfer, mail, offset, length) {
+                    Ok(octets) => Some(octets),
+                    Err(error) => {
+                        log::error!("{}: cannot read a queued mail: {error}", self.name);
+                        None
+                    }
+                };
+                self.engine.handle(now, Input::Chunk { peer, transfer, offset, octets }, actions);
+            }
+            Action::CloseBody { transfer } => {
+                self.bodies.remove(&transfer);
+            }
+            Action::Outcome { peer, transfer, index, outcome, .. } => {
+                self.shared.store.outcome(peer, transfer, index, outcome);
+            }
+            Action::Lookup { peer, stream, id, mailboxes, partial } => {
+                let account = &self.shared.directory.accounts()[self.number];
+                let has = |mailbox: &usize| {
+                    self.reader.has_received(&self.name, &peer, &id, &account.mailboxes[*mailbox].name)
+                };
+                let stored: rusqlite::Result<Vec<bool>> = mailboxes.iter().map(has).collect();
+                let offset = partial.as_ref().map_or(Ok(0), |key| self.partials.length(&peer, key));
+                let input = match (stored, offset) {
+                    (Ok(stored), Ok(offset)) => Input::Found { peer, stream, stored, offset },
+                    (Err(error), _) => {
+                        log::error!("{}: cannot look up received mail: {error}", self.name);
+                        let refusal = Refusal::temporary(3, 0, "the recipient's mail store does not answer");
+                        Input::AppendFailed { peer, stream, refusal }
+                    }
+                    (_, Err(error)) => Input::AppendFailed { peer, stream, refusal: disk_refusal(&error) },
+                };
+                self.engine.handle(now, input, actions);
+            }
+            Action::Append { peer, stream, partial, offset, octets } => {
+                if let Err(error) = self.partials.append(&peer, &partial, offset, &octets) {
+                    let refusal = disk_refusal(&error);
+                    self.engine.handle(now, Input::AppendFailed { peer, stream, refusal }, actions);
+                }
+            }
+            Action::Deliver(delivery) => {
+                if let crate::engine::transfer::Source::Partial(key) = &delivery.source {
+                    self.partials.close(key);
+                }
+                let handle = self.handle.clone();
+                let (peer, id) = (delivery.peer, delivery.id);
+                self.shared.pool.deliver(self.number, delivery, move |results| {
+                    handle.send(Command::Delivered(peer, id, results));
+                });
+            }
+            Action::Forget { peer, id } => self.shared.store.forget(&self.name, peer, id),
+            Action::Note { peer, text } => log::warn!("{}: contact {}: {text}", self.name, self.who(&peer)),
+        }
+    }
+
+    fn read_body(
+        &mut self,
+        peer: PublicKey,
+        transfer: MailId,
+        mail: i64,
+        offset: u64,
+        length: u64,
+    ) -> anyhow::Result<Vec<u8>> {
+        if !self.bodies.contains_key(&transfer) {
+            let name = self.reader.body_file(mail)?;
+            let file = File::open(self.shared.state_dir.join("bodies").join(name))?;
+            self.bodies.insert(transfer, (peer, file));
+        }
+        let mut octets = vec![0; usize::try_from(length)?];
+        self.bodies[&transfer].1.read_exact_at(&mut octets, offset)?;
+        Ok(octets)
+    }
+
+    /// What is to be done from time to time.
+    fn look_after(&mut self) {
+        let now = Instant::now();
+        if now >= self.bootstrap_next {
+            if self.tox.connection() == Connection::Offline {
+                self.bootstrap();
+                self.bootstrap_next = now + self.bootstrap_wait;
+                self.bootstrap_wait = (self.bootstrap_wait * 2).min(BOOTSTRAP_MAX);
+            } else {
+                self.bootstrap_next = now + BOOTSTRAP;
+                self.bootstrap_wait = BOOTSTRAP;
+            }
+        }
+        if now >= self.save_next {
+            self.save_next = now + SAVE_EVERY;
+            self.save();
+        }
+        let due: Vec<PublicKey> = self.asking.iter().filter(|(_, a)| now >= a.next).map(|(key, _)| *key).collect();
+        for key in due {
+            if let Some(number) = self.friends.remove(&key) {
+                self.tox.delete_friend(number);
+                self.keys.remove(&number);
+            }
+            let Some(asking) = self.asking.get_mut(&key) else { continue };
+            let eager = now.duration_since(asking.since) < ASK_EAGERLY;
+            asking.next = now + if eager { ASK_AGAIN } else { ASK_AGAIN_LATER };
+            match self.tox.add_friend(&asking.id, &asking.message) {
+                Ok(number) => self.know(number, key),
+                Err(error) => log::error!("{}: cannot ask {key} again: {error}", self.name),
+            }
+        }
+    }
+
+    /// Asks the configured nodes for a way in. Names are looked up in a thread of their own, as that may take seconds.
+    fn bootstrap(&mut self) {
+        let (literal, named): (Vec<_>, Vec<_>) =
+            self.bootstrap_nodes.iter().partition(|node| node.host.parse::<std::net::IpAddr>().is_ok());
+        let literal: Vec<_> = literal.into_iter().cloned().collect();
+        for node in &literal {
+            self.tox.bootstrap(&node.host, node.port, &node.tcp_ports, &node.key);
+        }
+        if named.is_empty() || !self.resolve {
+            return;
+        }
+        let named: Vec<BootstrapNode> = named.into_iter().cloned().collect();
+        let handle = self.handle.clone();
+        let looked_up = std::thread::Builder::new().name("resolve".into()).spawn(move || {
+            let found = named.iter().filter_map(|node| {
+                let address = (node.host.as_str(), node.port).to_socket_addrs().ok()?.next()?;
+                Some((address.ip().to_string(), node.port, node.tcp_ports.clone(), node.key))
+            });
+            handle.send(Command::Bootstrap(found.collect()));
+        });
+        if let Err(error) = looked_up {
+            log::error!("{}: cannot look up the bootstrap nodes: {error}", self.name);
+        }
+    }
+}
+
+/// What a peer is told when our disk fails.
+pub(super) fn disk_refusal(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Refusal::temporary(3, 1, "the recipient's disk is full")
+        }
+        _ => Refusal::temporary(3, 0, "the recipient's agent cannot write to its disk"),
+    }
+}

@@ -1,0 +1,462 @@
+//! Putting mail into mailboxes, so that each is there exactly once whatever happens in between. A pool of threads, since
+//! each spends its time waiting for the disk, and fsyncs that run at the same time share the journal's commit.
+//!
+//! The steps, and what a crash after each leaves (`docs/store.md` has the table): write `tmp/FILE`, fsync it and `tmp/` —
+//! nothing is promised, the peer offers the mail again; record the delivery in the store — the start finishes it; rename
+//! to `new/FILE`, fsync `new/` — the record says that it is there; only then is the peer told.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::account::disk_refusal;
+use super::directory::{Account, Directory};
+use super::partial;
+use crate::engine::transfer::{Delivery, Digester, Encoding, MailId, Source};
+use crate::mail::header::MAX_SECTION;
+use crate::mail::status::Refusal;
+use crate::mail::trace::{self, Incoming};
+use crate::maildir::{self, Maildir, Place};
+use crate::store::{Reader, Received, Store};
+use crate::telemetry::clock::Clock;
+
+/// How many mails are delivered at a time.
+const THREADS: usize = 16;
+/// Stack of such a thread, in octets: it holds no large buffers.
+const STACK: usize = 512 * 1024;
+/// The largest zstd window taken: 8 MiB, as `docs/protocol.md` says.
+const WINDOW_LOG: u32 = 23;
+/// Age at which a record without any file is void, in milliseconds: readers remove files from `tmp/` after 36 hours.
+const VOID_AGE: i64 = 36 * 3_600_000;
+
+type Results = Vec<(u32, Result<(), Refusal>)>;
+type Done = Box<dyn FnOnce(Results) + Send>;
+
+enum Job {
+    Mail(usize, Delivery, Done),
+    Notice(i64),
+}
+
+/// The pool.
+pub struct DeliveryPool {
+    jobs: Mutex<Option<Sender<Job>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+struct Worker {
+    store: Store,
+    directory: Arc<Directory>,
+    clock: Arc<Clock>,
+    state_dir: std::path::PathBuf,
+    hostname: String,
+    sequence: Arc<AtomicU64>,
+}
+
+impl DeliveryPool {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system has none.
+    pub fn start(
+        store: &Store,
+        directory: &Arc<Directory>,
+        clock: &Arc<Clock>,
+        state_dir: &Path,
+        hostname: &str,
+    ) -> io::Result<Self> {
+        let (jobs, inbox) = mpsc::channel();
+        let inbox = Arc::new(Mutex::new(inbox));
+        let sequence = Arc::new(AtomicU64::new(0));
+        let thread = |number: usize| {
+            let worker = Worker {
+                store: store.clone(),
+                directory: directory.clone(),
+                clock: clock.clone(),
+                state_dir: state_dir.to_owned(),
+                hostname: hostname.to_owned(),
+                sequence: sequence.clone(),
+            };
+            let inbox = inbox.clone();
+            let builder = std::thread::Builder::new().name(format!("deliver {number}")).stack_size(STACK);
+            builder.spawn(move || worker.run(&inbox))
+        };
+        let threads = (0..THREADS).map(thread).collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads) })
+    }
+
+    fn send(&self, job: Job) {
+        if let Some(jobs) = &*self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = jobs.send(job);
+        }
+    }
+
+    /// Delivers a mail for an account; `done` gets the result for each recipient, a success being on disk.
+    pub fn deliver(&self, account: usize, delivery: Delivery, done: impl FnOnce(Results) + Send + 'static) {
+        self.send(Job::Mail(account, delivery, Box::new(done)));
+    }
+
+    /// Delivers a notice that waits in the store.
+    pub fn notice(&self, id: i64) {
+        self.send(Job::Notice(id));
+    }
+
+    /// Finishes the jobs that were given and ends the threads.
+    pub fn stop(&self) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// At the start, before any delivery: finishes what a crash interrupted, and removes the half-written files it left in
+/// `tmp/`.
+///
+/// # Errors
+/// The store or a Maildir cannot be read or written.
+pub fn recover(store: &Store, reader: &Reader, directory: &Directory, now: i64) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    let mut finished = Vec::new();
+    let mut recorded: HashMap<String, Vec<String>> = HashMap::new();
+    for unpublished in reader.unpublished()? {
+        let received = unpublished.received;
+        recorded.entry(received.maildir.clone()).or_default().push(received.file.clone());
+        let maildir = Maildir::open(Path::new(&received.maildir)).context("cannot finish an interrupted delivery")?;
+        match maildir.find(&received.file)? {
+            Some(Place::Tmp) => {
+                maildir.publish(&received.file)?;
+                maildir.sync_new()?;
+                finished.push(received);
+            }
+            Some(Place::New | Place::Cur) => {
+                maildir.sync_new()?;
+                finished.push(received);
+            }
+            // Renamed, then read and moved or removed by its owner; or, after so long, cleaned out of tmp/ by a mail
+            // reader: then nothing was promised and the peer's offer is welcome.
+            None if now - unpublished.at < VOID_AGE => finished.push(received),
+            None => store.forget_unpublished(received),
+        }
+    }
+    if !finished.is_empty() {
+        log::info!("finished {} deliveries that were interrupted", finished.len());
+        store.published(finished);
+    }
+    for mailbox in directory.accounts().iter().flat_map(|account| &account.mailboxes) {
+        let maildir = Maildir::open(&mailbox.maildir)?;
+        let keep = recorded.get(&mailbox.maildir.to_string_lossy().into_owned());
+        for name in maildir.staged_names()? {
+            if !keep.is_some_and(|names| names.contains(&name)) {
+                maildir.discard(&name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a mail could not be staged.
+enum Failure {
+    /// The encoded body is not what was announced: it must come again from its beginning.
+    Damaged(Refusal),
+    /// The mailbox does not take it.
+    Mailbox(Refusal),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Mailbox(refusal)
+    }
+}
+
+impl Worker {
+    fn run(&self, inbox: &Mutex<Receiver<Job>>) {
+        loop {
+            let job = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            match job {
+                Err(mpsc::RecvError) => return,
+                Ok(Job::Mail(account, delivery, done)) => {
+                    let account = &self.directory.accounts()[account];
+                    let (results, through) = self.deliver(account, &delivery);
+                    if let (Source::Partial(key), true) = (&delivery.source, through) {
+                        partial::remove(&partial::path(&self.partials(account), &delivery.peer, key));
+                    }
+                    done(results);
+                }
+                Ok(Job::Notice(id)) => {
+                    if let Err(error) = self.notice(id) {
+                        log::error!("cannot deliver a notice yet: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn partials(&self, account: &Account) -> std::path::PathBuf {
+        self.state_dir.join("incoming").join(&account.name)
+    }
+
+    fn unique_name(&self) -> Result<String, Refusal> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random)
+            .map_err(|_| Refusal::temporary(3, 0, "the recipient's system has no randomness"))?;
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        Ok(maildir::unique_name(self.clock.wall_ms(), std::process::id(), sequence, random, &self.hostname))
+    }
+
+    /// Delivers to every mailbox once, however many of its addresses are recipients. The result of each recipient, and
+    /// whether the encoded body is not needed any more.
+    fn deliver(&self, account: &Account, delivery: &Delivery) -> (Results, bool) {
+        let mut mailboxes: Vec<usize> = delivery.recipients.iter().map(|(.., mailbox)| *mailbox).collect();
+        mailboxes.sort_unstable();
+        mailboxes.dedup();
+        let mut through = true;
+        let mut outcomes: HashMap<usize, Result<(), Refusal>> = HashMap::new();
+        let mut staged: Vec<(usize, Maildir, Received)> = Vec::new();
+        for mailbox in mailboxes {
+            match self.stage(account, mailbox, delivery) {
+                Ok((maildir, received)) => staged.push((mailbox, maildir, received)),
+                Err(Failure::Damaged(refusal)) => {
+                    outcomes.insert(mailbox, Err(refusal));
+                }
+                Err(Failure::Mailbox(refusal)) => {
+                    through &= refusal.is_permanent();
+                    outcomes.insert(mailbox, Err(refusal));
+                }
+            }
+        }
+        for (mailbox, outcome) in self.publish(staged) {
+            through &= outcome.is_ok();
+            outcomes.insert(mailbox, outcome);
+        }
+        let missing = || Err(Refusal::temporary(3, 0, "the recipient's agent is stopping"));
+        let result = |mailbox: &usize| outcomes.get(mailbox).cloned().unwrap_or_else(missing);
+        let results = delivery.recipients.iter().map(|(index, _, mailbox)| (*index, result(mailbox))).collect();
+        (results, through)
+    }
+
+    /// Writes the mail, with its trace fields, into `tmp/` of a mailbox, durably.
+    fn stage(&self, account: &Account, mailbox: usize, delivery: &Delivery) -> Result<(Maildir, Received), Failure> {
+        let address =
+            delivery.recipients.iter().find(|(.., of)| *of == mailbox).map(|(_, address, _)| address.as_str());
+        let recipient = address.and_then(|address| address.parse().ok());
+        let recipient = recipient.unwrap_or_else(|| account.address.clone());
+        let mailbox = &account.mailboxes[mailbox];
+        let mut body: Box<dyn Read + '_> = match &delivery.source {
+            Source::Inline(octets) => Box::new(&octets[..]),
+            Source::Partial(key) => {
+                let path = partial::path(&self.partials(account), &delivery.peer, key);
+                Box::new(File::open(path).map_err(|error| disk_refusal(&error))?)
+            }
+        };
+        if delivery.encoding == Encoding::Zstd {
+            let mut decoder = zstd::stream::read::Decoder::new(body).map_err(|error| disk_refusal(&error))?;
+            decoder.window_log_max(WINDOW_LOG).map_err(|error| disk_refusal(&error))?;
+            body = Box::new(decoder);
+        }
+        // One octet more than announced is enough to see that it is too long, whatever it would unpack to.
+        let mut body = body.take(delivery.size.saturating_add(1));
+        let damaged =
+            |_: io::Error| Failure::Damaged(Refusal::temporary(6, 0, "the mail arrived damaged: send it again"));
+
+        let mut digester = Digester::default();
+        let mut size = 0u64;
+        let head = read_head(&mut body).map_err(damaged)?;
+        digester.update(&head);
+        size += head.len() as u64;
+        let now = self.clock.wall_ms();
+        let sender = delivery.sender.parse().ok();
+        let nick = account_nick(&self.directory, account, delivery);
+        let id = delivery.id.to_string();
+        let head = trace::incoming(
+            &head,
+            &Incoming {
+                peer: &delivery.peer,
+                peer_name: &nick,
+                sender: &sender,
+                recipient: &recipient,
+                hostname: &self.hostname,
+                id: &id,
+                date: &trace::date(now),
+                known: &[],
+            },
+        )?;
+
+        let maildir = Maildir::open(&mailbox.maildir).map_err(|error| self.mailbox_refusal(mailbox, &error))?;
+        let file = self.unique_name()?;
+        let write_failed = |error: io::Error| Failure::Mailbox(self.mailbox_refusal(mailbox, &error));
+        let mut staged = maildir.create(&file).map_err(write_failed)?;
+        staged.write_all(&head).map_err(write_failed)?;
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let length = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(damaged(error)),
+            };
+            digester.update(&buffer[..length]);
+            size += length as u64;
+            staged.write_all(&buffer[..length]).map_err(write_failed)?;
+        }
+        if size != delivery.size || digester.finish() != delivery.digest {
+            log::warn!("{}: mail {id} from {nick} does not match its announced size and digest", account.name);
+            return Err(damaged(io::ErrorKind::InvalidData.into()));
+        }
+        staged.sync().and_then(|()| maildir.sync_tmp()).map_err(write_failed)?;
+        let received = Received {
+            account: account.name.clone(),
+            peer: delivery.peer,
+            transfer: delivery.id,
+            mailbox: mailbox.name.clone(),
+            maildir: mailbox.maildir.to_string_lossy().into_owned(),
+            file,
+        };
+        Ok((maildir, received))
+    }
+
+    /// Records staged mails and makes them visible.
+    fn publish(&self, staged: Vec<(usize, Maildir, Received)>) -> Vec<(usize, Result<(), Refusal>)> {
+        if staged.is_empty() {
+            return Vec::new();
+        }
+        let records: Vec<Received> = staged.iter().map(|(.., received)| received.clone()).collect();
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.store.record_received(records, self.clock.queue_ms(), move |result| {
+            let _ = sender.send(result);
+        });
+        let new = match receiver.recv() {
+            Ok(Ok(new)) => new,
+            Ok(Err(error)) => {
+                log::error!("cannot record a delivery: {error}");
+                let refusal = match error.full {
+                    true => Refusal::temporary(3, 1, "the recipient's disk is full"),
+                    false => Refusal::temporary(3, 0, "the recipient's mail store does not answer"),
+                };
+                for (_, maildir, received) in &staged {
+                    discard(maildir, &received.file);
+                }
+                return staged.into_iter().map(|(mailbox, ..)| (mailbox, Err(refusal.clone()))).collect();
+            }
+            // The store has stopped; whether the record was committed the next start will see.
+            Err(mpsc::RecvError) => return Vec::new(),
+        };
+        let mut outcomes = Vec::new();
+        let mut published = Vec::new();
+        for ((mailbox, maildir, received), new) in staged.into_iter().zip(new) {
+            let outcome = if new {
+                maildir.publish(&received.file).and_then(|()| maildir.sync_new())
+            } else {
+                // Delivered by an earlier attempt.
+                discard(&maildir, &received.file);
+                Ok(())
+            };
+            match outcome {
+                Ok(()) => {
+                    if new {
+                        log::info!(
+                            "{}: mail {} from {} delivered to mailbox {}",
+                            received.account,
+                            received.transfer,
+                            received.peer.short(),
+                            received.mailbox
+                        );
+                        published.push(received);
+                    }
+                    outcomes.push((mailbox, Ok(())));
+                }
+                Err(error) => {
+                    // The record stands; taking it back lets the peer's next attempt deliver. Should the rename have
+                    // happened all the same (only its fsync failed), the file is visible and the record must stay.
+                    log::error!("{}: cannot make a mail visible: {error}", received.account);
+                    if matches!(maildir.find(&received.file), Ok(Some(Place::Tmp) | None)) {
+                        discard(&maildir, &received.file);
+                        self.store.forget_unpublished(received);
+                    }
+                    outcomes.push((mailbox, Err(disk_refusal(&error))));
+                }
+            }
+        }
+        if !published.is_empty() {
+            self.store.published(published);
+        }
+        outcomes
+    }
+
+    fn mailbox_refusal(&self, mailbox: &super::directory::Mailbox, error: &io::Error) -> Refusal {
+        log::error!("cannot deliver to {}: {error}", mailbox.maildir.display());
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Refusal::temporary(2, 2, "the recipient's disk is full")
+            }
+            _ => Refusal::temporary(2, 0, "the recipient's mailbox cannot be written at the moment"),
+        }
+    }
+
+    /// Puts a notice into its account's mailbox: the same steps, with our own key as the peer.
+    fn notice(&self, id: i64) -> anyhow::Result<()> {
+        let Some(notice) = Reader::open(&self.state_dir)?.notice(id)? else { return Ok(()) };
+        let Some(account) = self.directory.account(&notice.account).map(|at| &self.directory.accounts()[at]) else {
+            anyhow::bail!("account {} is not configured any more: its notice {id} waits", notice.account);
+        };
+        let mailbox = &account.mailboxes[0];
+        let maildir = Maildir::open(&mailbox.maildir)?;
+        let file = self.unique_name()?;
+        let mut staged = maildir.create(&file)?;
+        staged.write_all(&notice.content)?;
+        staged.sync()?;
+        maildir.sync_tmp()?;
+        let mut transfer = [0; 16];
+        transfer[..8].copy_from_slice(b"notice  ");
+        transfer[8..].copy_from_slice(&id.to_be_bytes());
+        let transfer = MailId(transfer);
+        let received = Received {
+            account: account.name.clone(),
+            peer: account.key,
+            transfer,
+            mailbox: mailbox.name.clone(),
+            maildir: mailbox.maildir.to_string_lossy().into_owned(),
+            file,
+        };
+        for (_, outcome) in self.publish(vec![(0, maildir, received)]) {
+            outcome?;
+            self.store.notice_delivered(id);
+            self.store.forget(&account.name, account.key, transfer);
+        }
+        Ok(())
+    }
+}
+
+fn account_nick(directory: &Directory, account: &Account, delivery: &Delivery) -> String {
+    let nick = directory.account(&account.name).and_then(|at| directory.nick(at, &delivery.peer));
+    nick.unwrap_or_else(|| delivery.peer.short())
+}
+
+fn discard(maildir: &Maildir, file: &str) {
+    if let Err(error) = maildir.discard(file) {
+        log::warn!("cannot remove {file} from tmp/: {error}");
+    }
+}
+
+/// Reads up to and beyond the end of the header section, or up to its greatest length.
+fn read_head(body: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(8 * 1024);
+    let mut piece = [0; 8 * 1024];
+    loop {
+        let length = match body.read(&mut piece) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let from = head.len().saturating_sub(2);
+        head.extend_from_slice(&piece[..length]);
+        let ends = |window: &[u8]| window.starts_with(b"\n\n") || window == b"\n\r\n";
+        let ended = head[from..].windows(3).any(ends) || head[from..].ends_with(b"\n\n") || head.starts_with(b"\n");
+        if length == 0 || ended || head.len() > MAX_SECTION {
+            return Ok(head);
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Start and stop of the agent.
+
+use std::ffi::OsString;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::account::{AccountThread, Command, Handle, Identity, Shared};
+use super::delivery::{self, DeliveryPool};
+use super::directory::{self, Directory};
+use super::manage::Manager;
+use super::submission::Queueing;
+use crate::config::{self, Config, Passphrase, ProxyKind, User};
+use crate::engine::rules::Rules;
+use crate::identity::tox_address;
+use crate::lmtp;
+use crate::mail::address::Address;
+use crate::mail::notice::{self, FailedRecipient, Original};
+use crate::mail::status::Refusal;
+use crate::mail::trace;
+use crate::store::{Bounce, Composer, Event, Policy, Reader, Store};
+use crate::telemetry::clock::Clock;
+use crate::tox::{self, Tox};
+use crate::{control, telemetry};
+
+/// How often disk space is looked at and waiting notices are tried again.
+const TICK: Duration = Duration::from_secs(5);
+/// How often the disk space that the queue takes is counted; between, only what comes in is added.
+const COUNT: Duration = Duration::from_secs(60);
+/// How often old records are removed.
+const PRUNE: Duration = Duration::from_secs(3600);
+/// Exit status for a wrong configuration (sysexits.h EX_CONFIG).
+const EX_CONFIG: u8 = 78;
+
+/// Real e-mail over the Tox peer-to-peer network: the agent.
+#[derive(Parser)]
+#[command(name = "tox-agent", version)]
+struct Arguments {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+/// Runs the agent until SIGTERM or SIGINT; its exit status.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = Arguments::parse_from(arguments);
+    let config = match config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            telemetry::log::init(log::LevelFilter::Info, true, true, "tox-agent");
+            log::error!("{error}");
+            telemetry::log::flush();
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    telemetry::log::init(config.log.level, config.log.syslog, config.log.stderr, "tox-agent");
+    let result = run(&config, &arguments.config);
+    if let Err(error) = &result {
+        log::error!("{error:#}");
+    }
+    telemetry::log::flush();
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Free octets, for users other than root, of the disk that holds `path`.
+pub(super) fn free_space(path: &Path) -> io::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(path)?;
+    Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
+fn make_folders(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
+    for folder in [state_dir.to_owned(), state_dir.join("identities"), state_dir.join("incoming")] {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            bail!("another tox-agent works in {}: stop it first", state_dir.display())
+        }
+        Err((_, error)) => bail!("cannot lock {}: {error}", path.display()),
+    }
+}
+
+fn tox_options(config: &Config) -> tox::Options {
+    let proxy = config.tox.proxy.as_ref().map(|proxy| match proxy.kind {
+        ProxyKind::Socks5 => tox::Proxy::Socks5(proxy.host.clone(), proxy.port),
+        ProxyKind::Http => tox::Proxy::Http(proxy.host.clone(), proxy.port),
+    });
+    tox::Options {
+        udp: config.tox.udp,
+        ipv6: config.tox.ipv6,
+        lan_discovery: config.tox.lan_discovery,
+        port_range: config.tox.port_range,
+        tcp_relay_port: config.tox.tcp_relay_port,
+        proxy,
+    }
+}
+
+/// The identity of an account, made and stored first if it is new.
+fn open_identity(config: &Config, account: &config::Account) -> anyhow::Result<(Tox, Identity)> {
+    let passphrase = account.passphrase_file.as_deref().map(Passphrase::read).transpose()?;
+    let identity = Identity::new(&config.state_dir, &account.name, passphrase);
+    let shown = identity.path().display().to_string();
+    let saved = identity.load().with_context(|| format!("cannot load the identity {shown}"))?;
+    let mut tox = Tox::new(&tox_options(config), saved.as_ref().map(|data| &data[..]))
+        .with_context(|| format!("account {}", account.name))?;
+    tox.set_name(&account.name);
+    if saved.is_none() {
+        identity.store(&tox).with_context(|| format!("cannot store the new identity {shown}"))?;
+        log::info!("{}: made a new Tox identity", account.name);
+    }
+    log::info!("{}: Tox ID {}", account.name, tox.id());
+    Ok((tox, identity))
+}
+
+fn directory_account(account: &config::Account, key: crate::identity::tox_id::PublicKey) -> directory::Account {
+    let own = directory::Mailbox { name: account.name.clone(), maildir: account.maildir.clone() };
+    let further =
+        account.mailboxes.iter().map(|m| directory::Mailbox { name: m.name.clone(), maildir: m.maildir.clone() });
+    let reachable = account.addresses.iter().chain(account.mailboxes.iter().flat_map(|m| &m.addresses));
+    directory::Account {
+        name: account.name.clone(),
+        key,
+        address: tox_address::canonical(&key),
+        reachable: reachable.cloned().collect(),
+        senders: account.senders.clone(),
+        mailboxes: std::iter::once(own).chain(further).collect(),
+    }
+}
+
+fn rules(config: &Config, account: &config::Account, key: crate::identity::tox_id::PublicKey) -> Rules {
+    let own = (account.name.as_str(), &account.addresses[..]);
+    let further = account.mailboxes.iter().map(|m| (m.name.as_str(), &m.addresses[..]));
+    let software = concat!("toxmail ", env!("CARGO_PKG_VERSION"));
+    Rules::new(key, std::iter::once(own).chain(further), config.delivery.max_size, software)
+}
+
+/// Composes failure notices (RFC 3464); none for mail from `<>` and where NOTIFY forbids it.
+fn composer(hostname: String, clock: Arc<Clock>) -> Composer {
+    Box::new(move |bounce: &Bounce<'_>| {
+        let sender: Address = bounce.sender.parse().ok()?;
+        let recipient: Address = bounce.address.parse().ok()?;
+        if !notice::wants_failure(bounce.notify) {
+            return None;
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).ok()?;
+        Some(notice::failure(&notice::Failure {
+            hostname: &hostname,
+            queue_id: bounce.queue_id,
+            date: &trace::date(clock.wall_ms()),
+            arrival_date: &trace::date(bounce.arrived),
+            sender: &sender,
+            recipients: &[FailedRecipient { address: &recipient, orcpt: bounce.orcpt, refusal: bounce.refusal }],
+            original: Original::Headers(bounce.head),
+            random,
+            envid: bounce.envid,
+        }))
+    })
+}
+
+fn uids(users: &[User]) -> anyhow::Result<Option<Vec<u32>>> {
+    if users.is_empty() {
+        return Ok(None);
+    }
+    let uids = users.iter().map(User::uid).collect::<io::Result<Vec<u32>>>().context("allow_users")?;
+    Ok(Some(uids))
+}
+
+fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
+    log::info!("tox-agent {} starts, libtoxcore {}, {}", env!("CARGO_PKG_VERSION"), tox::version(), path.display());
+    let lock = make_folders(&config.state_dir)?;
+    let clock = Arc::new(Clock::start());
+
+    let mut toxes = Vec::new();
+    let mut handles = Vec::new();
+    let mut inboxes = Vec::new();
+    for account in &config.accounts {
+        toxes.push(open_identity(config, account)?);
+        let (handle, inbox) = Handle::new()?;
+        handles.push(handle);
+        inboxes.push(inbox);
+    }
+    let ids: Vec<_> = toxes.iter().map(|(tox, _)| tox.id()).collect();
+
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let queue_clock = clock.clone();
+    let policy = Policy {
+        now: Box::new(move || queue_clock.queue_ms()),
+        retry_min: milliseconds(config.queue.retry_min),
+        retry_max: milliseconds(config.queue.retry_max),
+        notice: composer(config.hostname.clone(), clock.clone()),
+    };
+    let pool_slot: Arc<OnceLock<Arc<DeliveryPool>>> = Arc::new(OnceLock::new());
+    let sink = {
+        let by_name: Vec<(String, Handle)> =
+            config.accounts.iter().map(|account| account.name.clone()).zip(handles.iter().cloned()).collect();
+        let pool_slot = pool_slot.clone();
+        move |event: Event| {
+            let send = |account: &str, command: Command| {
+                if let Some((_, handle)) = by_name.iter().find(|(name, _)| name == account) {
+                    handle.send(command);
+                }
+            };
+            match event {
+                Event::Work(work) => send(&work.account.clone(), Command::Work(work)),
+                Event::Recorded(recorded) => {
+                    send(&recorded.account, Command::Recorded(recorded.peer, recorded.transfer));
+                }
+                Event::Notice(_, id) => {
+                    if let Some(pool) = pool_slot.get() {
+                        pool.notice(id);
+                    }
+                }
+            }
+        }
+    };
+    let (store, store_thread) = Store::open(&config.state_dir, policy, sink)?;
+    let reader = Reader::open(&config.state_dir)?;
+    let accounts = config.accounts.iter().zip(&ids).map(|(account, id)| directory_account(account, id.key()));
+    let directory = Arc::new(Directory::new(accounts.collect(), &reader.contacts(None)?));
+    delivery::recover(&store, &reader, &directory, clock.queue_ms())?;
+    let pool = DeliveryPool::start(&store, &directory, &clock, &config.state_dir, &config.hostname)?;
+    let pool = Arc::new(pool);
+    let _ = pool_slot.set(pool.clone());
+
+    let shared = Shared {
+        store: store.clone(),
+        pool: pool.clone(),
+        directory: directory.clone(),
+        clock: clock.clone(),
+        state_dir: config.state_dir.clone(),
+    };
+    // A name looked up would leave the host outside the proxy.
+    let resolve = config.tox.proxy.is_none();
+    let mut threads = Vec::new();
+    for (number, ((tox, identity), inbox)) in toxes.into_iter().zip(inboxes).enumerate() {
+        let account = &config.accounts[number];
+        let rules = rules(config, account, ids[number].key());
+        let own = (handles[number].clone(), inbox);
+        let nodes = config.tox.bootstrap.clone();
+        let thread = AccountThread::new(number, tox, identity, rules, own, shared.clone(), nodes, resolve)?;
+        let name = format!("tox {}", account.name);
+        threads.push(std::thread::Builder::new().name(name).spawn(move || thread.run())?);
+    }
+
+    let served = serve(config, &store, &directory, &handles, &ids, &clock, &pool, &reader);
+
+    // The links say goodbye, what was received is finished, and what is decided is written; in this order.
+    handles.iter().for_each(|handle| handle.send(Command::Stop));
+    for thread in threads {
+        if thread.join().is_err() {
+            log::error!("an account's thread had panicked");
+        }
+    }
+    pool.stop();
+    store.stop();
+    let _ = store_thread.join();
+    drop(lock);
+    log::info!("tox-agent stopped");
+    served
+}
+
+#[allow(clippy::too_many_arguments, reason = "called once")]
+fn serve(
+    config: &Config,
+    store: &Store,
+    directory: &Arc<Directory>,
+    handles: &[Handle],
+    ids: &[crate::identity::tox_id::ToxId],
+    clock: &Arc<Clock>,
+    pool: &Arc<DeliveryPool>,
+    reader: &Reader,
+) -> anyhow::Result<()> {
+    let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
+    let lifetime = i64::try_from(config.queue.expire.as_millis()).unwrap_or(i64::MAX);
+    let queueing = Queueing {
+        store: store.clone(),
+        directory: directory.clone(),
+        clock: clock.clone(),
+        state_dir: config.state_dir.clone(),
+        lifetime,
+        max_disk: config.queue.max_disk,
+        used_disk: used_disk.clone(),
+        min_free: config.delivery.min_free,
+    };
+    let manager = Manager {
+        store: store.clone(),
+        state_dir: config.state_dir.clone(),
+        directory: directory.clone(),
+        handles: handles.to_vec(),
+        ids: ids.to_vec(),
+        clock: clock.clone(),
+        hostname: config.hostname.clone(),
+        started: Instant::now(),
+    };
+    let limits = lmtp::Limits {
+        max_size: config.lmtp.max_size,
+        max_recipients: config.lmtp.max_recipients,
+        max_connections: config.lmtp.max_connections,
+        timeout: config.lmtp.timeout,
+        hostname: config.hostname.clone(),
+        allow_uids: uids(&config.lmtp.allow_users)?,
+    };
+    let options = control::server::Options { allow_uids: uids(&config.control.allow_users)?, ..Default::default() };
+    let lmtp_socket = control::server::bind(&config.lmtp.socket, config.lmtp.mode, config.lmtp.group.as_deref())
+        .with_context(|| format!("cannot open the LMTP socket {}", config.lmtp.socket.display()))?;
+    let control_socket =
+        control::server::bind(&config.control.socket, config.control.mode, config.control.group.as_deref())
+            .with_context(|| format!("cannot open the control socket {}", config.control.socket.display()))?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let (stop, stopped) = watch::channel(false);
+        lmtp_socket.set_nonblocking(true)?;
+        let lmtp_socket = tokio::net::UnixListener::from_std(lmtp_socket)?;
+        let mail = tokio::spawn(lmtp::serve(lmtp_socket, Arc::new(queueing), limits, stopped.clone()));
+        let control = tokio::spawn(control::server::serve(control_socket, Arc::new(manager), options, stopped));
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut tick = tokio::time::interval(TICK);
+        let mut pruned: Option<Instant> = None;
+        let mut counted = Instant::now();
+        let mut storage: Option<Option<Refusal>> = None;
+        log::info!("ready");
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => log::info!("SIGHUP: restart the agent to read its configuration again"),
+                _ = tick.tick() => {
+                    let refusal = low_disk(config);
+                    if storage.as_ref() != Some(&refusal) {
+                        if let Some(refusal) = &refusal {
+                            log::error!("incoming mail is refused for now: {refusal}");
+                        }
+                        handles.iter().for_each(|handle| handle.send(Command::Storage(refusal.clone())));
+                        storage = Some(refusal);
+                    }
+                    for (id, _) in reader.notices().unwrap_or_default() {
+                        pool.notice(id);
+                    }
+                    if pruned.is_none_or(|at| at.elapsed() > PRUNE) {
+                        pruned = Some(Instant::now());
+                        store.prune_received(clock.queue_ms());
+                    }
+                    if counted.elapsed() > COUNT {
+                        counted = Instant::now();
+                        match reader.queue_summary(None) {
+                            Ok(summary) => used_disk.store(summary.octets, Ordering::Relaxed),
+                            Err(error) => log::error!("cannot read the queue: {error}"),
+                        }
+                    }
+                }
+            }
+        }
+        log::info!("stopping");
+        let _ = stop.send(true);
+        let _ = mail.await;
+        let _ = control.await;
+        anyhow::Ok(())
+    })?;
+    for socket in [&config.lmtp.socket, &config.control.socket] {
+        let _ = std::fs::remove_file(socket);
+    }
+    Ok(())
+}
+
+/// Why no mail can be stored, if a disk that would hold it is nearly full.
+fn low_disk(config: &Config) -> Option<Refusal> {
+    let maildirs = config.accounts.iter().flat_map(|account| {
+        std::iter::once(&account.maildir).chain(account.mailboxes.iter().map(|mailbox| &mailbox.maildir))
+    });
+    let low = |path: &Path| free_space(path).is_ok_and(|free| free < config.delivery.min_free);
+    let full = std::iter::once(&config.state_dir).chain(maildirs).any(|path| low(path));
+    full.then(|| Refusal::temporary(3, 1, "the recipient's disk is nearly full"))
+}
