@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""The demo: two people, each with a private Postfix and a tox-agent, send each other mail over a private Tox network.
+
+Exits with 0 and the last line `demo: 4 of 4 mails delivered` only if all mails came through, once each and byte for byte.
+"""
+
+import argparse
+import base64
+import email
+import email.policy
+import hashlib
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rig.agent import PROGRAMS, Agent, befriend, install_programs
+from rig.bootstrap import Bootstrap
+from rig.dovecot import Dovecot
+from rig.mail import compare, find_in_maildir, header, sample_mail
+from rig.mutt import Mutt
+from rig.postfix import Postfix
+from rig.sandbox import RigError, Sandbox
+from rig.wait import wait_for
+
+ALICE = "alice@alice.example"
+BOB = "bob@bob.example"
+BOB_AT_TOX = "bob@tox.alt"  # the name alice gave to her contact
+
+MAILS = 4
+MIB = 1024 * 1024
+
+_start = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Show a step with the time since the start."""
+    print(f"[{time.monotonic() - _start:6.2f} s] {text}", flush=True)
+
+
+@dataclass
+class Person:
+    """One side: an agent, its Postfix, and the mail program of the user."""
+
+    agent: Agent
+    postfix: Postfix
+    mutt: Mutt
+
+
+class Demo:
+    """The story, step by step; `delivered` counts the mails that arrived intact."""
+
+    def __init__(self, sandbox: Sandbox, binaries: Path) -> None:
+        self._sandbox = sandbox
+        self._binaries = binaries
+        self.delivered = 0
+
+    def run(self) -> None:
+        """All of it."""
+        self._set_up()
+        self._meet()
+        self._text()
+        self._large()
+        self._while_stopped()
+        self._reply()
+        say("every mail is there once, nothing is left in any queue")
+        self._nothing_left()
+
+    def _set_up(self) -> None:
+        bootstrap = Bootstrap(self._sandbox)
+        say(f"Tox bootstrap node at {bootstrap.host}:{bootstrap.port}, key {bootstrap.key[:8]}…")
+        binaries = install_programs(self._sandbox, self._binaries)
+
+        def person(name: str, sender: str, route: str) -> Person:
+            agent = Agent(
+                self._sandbox,
+                name,
+                binaries=binaries,
+                bootstrap=bootstrap,
+                addresses=[f"{name}@tox.example"],
+                senders=[sender],
+            )
+            say(f"{name}: tox-agent runs, Tox ID {agent.tox_id[:8]}…")
+            postfix = Postfix(
+                self._sandbox,
+                f"{name}-postfix",
+                domain=sender.partition("@")[2],
+                route="pipe" if route == "pipe" else "lmtp",
+                lmtp_socket=agent.lmtp_socket,
+                program=binaries / "tox-transport",
+            )
+            say(f"{name}: Postfix runs, SMTP at 127.0.0.1:{postfix.port}, mail for tox.alt goes by {route}")
+            mutt = Mutt(self._sandbox, f"{name}-mutt", sender=sender, sendmail=postfix.sendmail_command)
+            return Person(agent, postfix, mutt)
+
+        # One route each, so that the demo shows both.
+        self.alice = person("alice", ALICE, "lmtp")
+        self.bob = person("bob", BOB, "pipe")
+
+    def _meet(self) -> None:
+        for agent in (self.alice.agent, self.bob.agent):
+            say(f"{agent.name}: connected to the Tox network by {agent.wait_online()}")
+        say("alice: toxctl contact add, bob: toxctl request accept")
+        befriend(self.alice.agent, self.bob.agent, "Hello Bob, it is Alice")
+        say("alice and bob are contacts, the mail link is up")
+        # Dovecot wants Maildirs that exist; the agents made them.
+        for agent in (self.alice.agent, self.bob.agent):
+            wait_for(f"Maildir of {agent.name}", (agent.maildir / "new").is_dir)
+        self.dovecot = Dovecot(
+            self._sandbox, {"alice": self.alice.agent.maildir, "bob": self.bob.agent.maildir}, name="dovecot"
+        )
+        say(f"Dovecot serves both Maildirs, IMAP at 127.0.0.1:{self.dovecot.port}")
+
+    def _text(self) -> None:
+        message_id = "<demo.1@alice.example>"
+        text = "Hello Bob,\n\n.\n..two dots\nFrom here on: Grüße, trailing blanks  \n" + "a long line " * 200 + "\n"
+        sent = self._compose("a text mail", text, message_id)
+        self._send(1, "a text mail", sent)
+        self._arrived(1, self.bob, sent, message_id, BOB_AT_TOX)
+        printed = self.bob.mutt.print_message(self.bob.agent.maildir, message_id)
+        require("Grüße" in printed, f"mutt shows the text of the mail, not:\n{printed}")
+        say("1: bob reads it with mutt")
+        self._done(1)
+
+    def _large(self) -> None:
+        message_id = "<demo.2@alice.example>"
+        # Base64 in lines of 76 characters: this much becomes a mail just above 5 MiB.
+        size = 5 * MIB * 3 // 4 * 76 // 77
+        sent = self._compose("5 MiB with an attachment", "See the attachment.\n", message_id, attachment_size=size)
+        self._send(2, f"{len(sent) / MIB:.2f} MiB with an attachment", sent)
+        stored = self._arrived(2, self.bob, sent, message_id, BOB_AT_TOX)
+        digests = [attachment_digest(mail) for mail in (sent, stored)]
+        require(digests[0] == digests[1], "the attachment is the same")
+        say(f"2: the attachment's SHA-256 is {digests[0][:16]}… on both sides")
+        copy = self.bob.mutt.copy_message(self.bob.agent.maildir, message_id)
+        require(compare(sent, copy).intact, f"mutt copies the mail as it is: {compare(sent, copy)}")
+        say("2: bob copies it with mutt, unchanged")
+        self._done(2)
+
+    def _while_stopped(self) -> None:
+        message_id = "<demo.3@alice.example>"
+        status = self.bob.agent.stop()
+        require(status == 0, f"bob's agent ends with status 0, not {status}")
+        say("3: bob's agent is stopped")
+        sent = self._compose("sent while you were away", "Until later.\n", message_id)
+        queue_id = self._send(3, "a mail for bob, who is away", sent)
+        status_line = self.alice.postfix.wait_status(queue_id, BOB_AT_TOX)
+        require(status_line[0] == "sent", f"alice's agent takes the mail: {status_line}")
+        queued = wait_for("mail in alice's agent's queue", self.alice.agent.queued)
+        say(f"3: alice's agent has it, {queued} mail in its queue")
+        require(not find_in_maildir(self.bob.agent.maildir, message_id), "nothing arrives while bob's agent is stopped")
+        self.bob.agent.start()
+        say("3: bob's agent is started again")
+        self._arrived(3, self.bob, sent, message_id, BOB_AT_TOX, timeout=240)
+        self._done(3)
+
+    def _reply(self) -> None:
+        sent = self.bob.mutt.reply(self.bob.agent.maildir, "<demo.1@alice.example>", "Thank you, Alice.\n")
+        to = header(sent, "To") or ""
+        say(f"4: bob replies with mutt, which takes the address from the mail: {to}")
+        address = f"{base64.b32encode(bytes.fromhex(self.alice.agent.key)).decode().lower().rstrip('=')}@tox.alt"
+        require(address in to, f"the reply goes to {address}, not to {to}")
+        message_id = header(sent, "Message-ID") or ""
+        require(header(sent, "In-Reply-To") == "<demo.1@alice.example>", "the reply refers to the mail")
+        self._arrived(4, self.alice, sent, message_id, address)
+        self._done(4)
+
+    def _compose(self, subject: str, text: str, message_id: str, attachment_size: int = 0) -> bytes:
+        return sample_mail(
+            sender=f"Alice <{ALICE}>",
+            to=BOB_AT_TOX,
+            subject=subject,
+            text=text,
+            message_id=message_id,
+            attachment_size=attachment_size,
+        )
+
+    def _send(self, number: int, what: str, mail: bytes) -> str:
+        queue_id = self.alice.postfix.smtp(ALICE, [BOB_AT_TOX], mail)
+        say(f"{number}: alice submits {what} to Postfix, queue id {queue_id}")
+        return queue_id
+
+    def _arrived(
+        self, number: int, to: Person, sent: bytes, message_id: str, recipient: str, timeout: float = 120
+    ) -> bytes:
+        """Wait for the mail in the Maildir, read it back by IMAP, and compare."""
+        sender = self.alice if to is self.bob else self.bob
+        name = to.agent.name
+        found = wait_for(
+            f"mail {number} in the Maildir of {name}", lambda: find_in_maildir(to.agent.maildir, message_id), timeout
+        )
+        # The size of the header and the time come from the file; read it before IMAP moves it to cur/.
+        say(f"{number}: in the Maildir of {name}, {found[0].stat().st_size} bytes")
+        status, code, text = sender.postfix.wait_log(
+            rf"to=<{recipient}>, .*relay=([^,]*), .*dsn=([0-9.]+), status=(\w+) \("
+        ).group(3, 2, 1)
+        require(status == "sent", f"Postfix calls the mail {status} ({code}, {text})")
+        stored = self.dovecot.fetch(name, message_id)
+        result = compare(sent, stored)
+        require(result.intact, f"the mail is as it was sent: {result}")
+        say(f"{number}: read by IMAP: all sent fields and the body are the same, on top: {', '.join(result.added)}")
+        return stored
+
+    def _done(self, number: int) -> None:
+        self.delivered += 1
+        say(f"{number}: delivered")
+
+    def _nothing_left(self) -> None:
+        counts = [len(self.dovecot.messages(name)) for name in ("bob", "alice")]
+        require(counts == [3, 1], f"bob has 3 mails and alice has 1, not {counts}")
+        for person in (self.alice, self.bob):
+            wait_for(f"empty queue of {person.agent.name}'s agent", lambda: person.agent.queued() == 0)
+            wait_for(f"empty queue of {person.agent.name}'s Postfix", lambda: not person.postfix.queue())
+
+
+def attachment_digest(mail: bytes) -> str:
+    """The SHA-256 of the decoded attachment."""
+    parsed = email.message_from_bytes(mail, policy=email.policy.default)
+    part = next(parsed.iter_attachments())  # type: ignore[attr-defined]
+    return hashlib.sha256(part.get_content()).hexdigest()
+
+
+def require(condition: bool, expectation: str) -> None:
+    """An expectation of the demo; what is false ends it."""
+    if not condition:
+        raise RigError(f"expected: {expectation}")
+
+
+def main() -> int:
+    """Command line."""
+    root = Path(__file__).resolve().parents[2]
+    parser = argparse.ArgumentParser(description="Show toxmail with private instances of everything.")
+    parser.add_argument("--bin", type=Path, default=root / "target/release", help="folder of tox-agent, toxctl, tox-transport")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with all logs and Maildirs")
+    options = parser.parse_args()
+
+    demo: Demo | None = None
+    failure: str | None = None
+    try:
+        if os.geteuid() != 0:
+            raise RigError("the demo must be run as root: Postfix and Dovecot start as root, even private ones")
+        if absent := [name for name in PROGRAMS if not (options.bin / name).is_file()]:
+            raise RigError(f"{', '.join(absent)} not in {options.bin}: run cargo build --release")
+        with Sandbox(keep=options.keep, out=sys.stdout) as sandbox:
+            demo = Demo(sandbox, options.bin)
+            demo.run()
+            say("cleaning up")
+    except KeyboardInterrupt:
+        failure = "interrupted"
+    except SystemExit as stop:
+        failure = f"stopped by signal {stop.code}"
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+    if failure is not None:
+        say(f"FAILED: {failure}")
+    delivered = demo.delivered if demo else 0
+    print(f"demo: {delivered} of {MAILS} mails delivered", flush=True)
+    return 0 if failure is None and delivered == MAILS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""A tox-agent with one account, and the toxctl that talks to it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rig.bootstrap import Bootstrap
+from rig.net import free_udp_port
+from rig.sandbox import UNPRIVILEGED, Process, RigError, Sandbox
+from rig.wait import wait_for
+
+PROGRAMS = ("tox-agent", "toxctl", "tox-transport")
+
+
+class ToxctlError(RigError):
+    """toxctl ended with a status other than 0."""
+
+
+def install_programs(sandbox: Sandbox, source: Path) -> Path:
+    """Copy the programs to where every user may run them: a build folder below /root is closed to others."""
+    target = sandbox.dir("bin")
+    for program in PROGRAMS:
+        shutil.copy(source / program, target / program)
+        (target / program).chmod(0o755)
+    return target
+
+
+class Agent:
+    """`binaries` is the folder of `install_programs`. The agent runs as a user without rights, as a service would."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        name: str,
+        *,
+        binaries: Path,
+        bootstrap: Bootstrap,
+        addresses: Sequence[str],
+        senders: Sequence[str],
+        user: str = UNPRIVILEGED,
+        extra_config: str = "",
+        start: bool = True,
+    ) -> None:
+        self.name = name
+        self._sandbox = sandbox
+        self._binaries = binaries
+        self._user = user
+        self._process: Process | None = None
+        folder = sandbox.dir(f"{name}-agent", user=user)
+        run = sandbox.dir(f"{name}-agent/run", user=user)
+        self.state = sandbox.dir(f"{name}-agent/state", user=user, mode=0o700)
+        self.maildir = folder / "Maildir"
+        self.lmtp_socket = run / "lmtp.sock"
+        self.control_socket = run / "control.sock"
+        if len(str(self.control_socket)) > 100:
+            raise RigError(f"{run}: too long for a socket; set TMPDIR to something short")
+        port = free_udp_port()
+        self.config = folder / "agent.toml"
+        text = json.dumps  # a JSON string or list of strings is one of TOML too
+        self.config.write_text(
+            f"""state_dir = {text(str(self.state))}
+hostname = {text(f"{name}.example")}
+
+[lmtp]
+socket = {text(str(self.lmtp_socket))}
+mode = "0666"
+
+[control]
+socket = {text(str(self.control_socket))}
+mode = "0600"
+
+[log]
+level = "debug"
+syslog = false
+stderr = true
+
+[tox]
+udp = true
+ipv6 = false
+lan_discovery = false
+port_range = [{port}, {port}]
+
+[[tox.bootstrap]]
+host = {text(bootstrap.host)}
+port = {bootstrap.port}
+key = {text(bootstrap.key)}
+tcp_ports = [{bootstrap.tcp_port}]
+
+[[account]]
+name = {text(name)}
+addresses = {text(list(addresses))}
+senders = {text(list(senders))}
+maildir = {text(str(self.maildir))}
+{extra_config}"""
+        )
+        if start:
+            self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = self._sandbox.start(
+            f"{self.name}-agent", [self._binaries / "tox-agent", "--config", self.config], user=self._user
+        )
+        self._process.wait_ready("control socket", self._answers)
+
+    def stop(self) -> int:
+        """Stop it in good order. The exit status."""
+        return self._running().stop()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._running().kill()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._running().pid
+
+    def ctl(self, *args: str) -> str:
+        """What `toxctl ARGS` prints."""
+        command = [self._binaries / "toxctl", "--socket", self.control_socket, *args]
+        done = self._sandbox.run(command, check=False)
+        if done.returncode != 0:
+            words = (done.stdout + done.stderr).decode(errors="replace").strip()
+            raise ToxctlError(f"{self.name}: toxctl {' '.join(args)} ended with status {done.returncode}: {words}")
+        return done.stdout.decode()
+
+    def json(self, *args: str) -> Any:
+        """What `toxctl --json ARGS` prints, read."""
+        return json.loads(self.ctl("--json", *args))
+
+    def account(self) -> dict[str, Any]:
+        """The account of this agent in its status."""
+        account: dict[str, Any] = self.json("status")["accounts"][0]
+        return account
+
+    @property
+    def tox_id(self) -> str:
+        """The Tox ID of the account."""
+        return str(self.account()["tox_id"])
+
+    @property
+    def key(self) -> str:
+        """The public key of the account, in upper case."""
+        return self.tox_id[:64].upper()
+
+    def queued(self) -> int:
+        """How many mails wait in its queue."""
+        return int(self.json("status")["queue"]["mails"])
+
+    def contact(self, key: str) -> dict[str, Any] | None:
+        """The contact with this key."""
+        for contact in self.json("contact", "list"):
+            if str(contact["key"]).upper() == key.upper():
+                return dict(contact)
+        return None
+
+    def mail_link(self, other: "Agent") -> bool:
+        """Whether it has a link for mail with the other agent."""
+        contact = self.contact(other.key)
+        return contact is not None and bool(contact["mail"])
+
+    def wait_online(self, timeout: float = 120.0) -> str:
+        """Wait until it is connected to the Tox network; how it is."""
+
+        def probe() -> str | None:
+            connection = str(self.account()["connection"])
+            return None if connection == "offline" else connection
+
+        return self._wait("connection to the Tox network", probe, timeout)
+
+    def wait_request(self, key: str, timeout: float = 120.0) -> dict[str, Any]:
+        """Wait for the contact request of the owner of this key."""
+
+        def probe() -> dict[str, Any] | None:
+            return next((dict(r) for r in self.json("request", "list") if str(r["key"]).upper() == key.upper()), None)
+
+        return self._wait("contact request", probe, timeout)
+
+    def wait_mail_link(self, other: "Agent", timeout: float = 120.0) -> None:
+        """Wait for the mail link with the other agent."""
+        self._wait(f"mail link with {other.name}", lambda: self.mail_link(other), timeout)
+
+    def _wait(self, what: str, probe: Any, timeout: float) -> Any:
+        def step() -> Any:
+            self._running().require_alive()
+            return probe()
+
+        return wait_for(f"{what} at {self.name}", step, timeout, interval=0.05)
+
+    def _answers(self) -> bool:
+        if not (self.control_socket.is_socket() and self.lmtp_socket.is_socket()):
+            return False
+        try:
+            self.json("status")
+        except (ToxctlError, json.JSONDecodeError):
+            return False
+        return True
+
+    def _running(self) -> Process:
+        if self._process is None:
+            raise RigError(f"{self.name}-agent was not started")
+        return self._process
+
+
+def befriend(one: Agent, other: Agent, message: str = "hi") -> None:
+    """Make two agents contacts of each other, each under the other's name, and wait for the link."""
+    one.ctl("contact", "add", other.tox_id, "--nick", other.name, "--message", message)
+    other.wait_request(one.key)
+    other.ctl("request", "accept", one.key, "--nick", one.name)
+    one.wait_mail_link(other)
+    other.wait_mail_link(one)

@@ -1,0 +1,41 @@
+"""A private Tox bootstrap node and TCP relay."""
+
+import re
+import socket
+
+from rig.net import HOST, free_port
+from rig.sandbox import UNPRIVILEGED, Sandbox
+
+
+class Bootstrap:
+    """`tox-bootstrapd` on 127.0.0.1 with a key of its own: `host`, `port`, `tcp_port` and `key` are what agents need."""
+
+    def __init__(self, sandbox: Sandbox, name: str = "bootstrap") -> None:
+        self.host = HOST
+        self.port = free_port(socket.SOCK_DGRAM, also=socket.SOCK_STREAM)
+        self.tcp_port = free_port()
+        folder = sandbox.dir(name, user=UNPRIVILEGED)
+        config = folder / "tox-bootstrapd.conf"
+        config.write_text(
+            f"""port = {self.port}
+keys_file_path = "{folder}/keys"
+pid_file_path = "{folder}/pid"
+enable_ipv6 = false
+enable_ipv4_fallback = true
+enable_lan_discovery = false
+enable_tcp_relay = true
+tcp_relay_ports = [{self.tcp_port}]
+enable_motd = false
+"""
+        )
+        self.process = sandbox.start(
+            name, ["tox-bootstrapd", "--foreground", "--log-backend=stdout", f"--config={config}"], user=UNPRIVILEGED
+        )
+        self.key = ""
+        self.process.wait_ready("public key", self._find_key)
+
+    def _find_key(self) -> bool:
+        found = re.search(r"Public Key: ([0-9A-Fa-f]{64})", self.process.log.read_text(errors="replace"))
+        if found:
+            self.key = found.group(1)
+        return found is not None

@@ -1,0 +1,345 @@
+"""The rig tested by itself, and the Postfix fragments by stubs: no toxmail program is needed.
+
+    python3 -m unittest discover -s tests/e2e -p test_rig.py
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+
+from rig.bootstrap import Bootstrap
+from rig.case import SandboxCase
+from rig.dovecot import Dovecot
+from rig.lmtp_stub import LmtpStub
+from rig.mail import compare, find_in_maildir, header, sample_mail
+from rig.mutt import Mutt
+from rig.postfix import Postfix
+from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
+from rig.wait import TimedOut, wait_for
+
+ALICE = "alice@alice.example"
+
+# Stands for tox-transport: the local part of the recipient says how it ends.
+FAKE_TRANSPORT = """#!/bin/sh
+for last in "$@"; do :; done
+case $last in
+    exit*) status=${{last%%@*}}; exit "${{status#exit}}" ;;
+    say75-571@*) echo '5.7.1 refused by the contact'; exit 75 ;;
+    say69-441@*) echo '4.4.1 contact is offline'; exit 69 ;;
+    kill@*) kill -9 $$ ;;
+    segv@*) kill -SEGV $$ ;;
+    hang@*) exec sleep 600 ;;
+esac
+printf '%s\\n' "$@" > {folder}/argv
+cat > {folder}/mail
+"""
+
+
+def mail(message_id: str = "<1@alice.example>", **changes: object) -> bytes:
+    settings: dict[str, object] = {
+        "sender": f"Alice <{ALICE}>",
+        "to": "bob@tox.alt",
+        "subject": "a test",
+        "text": "Hello Bob,\n.dots\n..more\nFrom here\ntrailing blanks  \n" + "x" * 900 + "\n",
+        "message_id": message_id,
+    }
+    return sample_mail(**(settings | changes))  # type: ignore[arg-type]
+
+
+class SandboxTest(unittest.TestCase):
+    """It ends what it started, detached grandchildren included, and nothing else."""
+
+    def test_everything_started_is_gone(self) -> None:
+        bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        try:
+            code = (
+                "import sys, time; from rig.sandbox import Sandbox\n"
+                "with Sandbox() as box:\n"
+                "    box.start('plain', ['sleep', '601'])\n"
+                "    box.start('daemon', ['sh', '-c', 'setsid sh -c \"echo $$ > %s; exec sleep 602\" & exec sleep 603'\n"
+                "              % (box.path / 'pid')])\n"
+                "    while not (box.path / 'pid').exists() or not (box.path / 'pid').read_text(): time.sleep(0.01)\n"
+                "    print(box.path, (box.path / 'pid').read_text().strip(), flush=True)\n"
+                "    time.sleep(600)\n"
+            )
+            for number, status in ((signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)):
+                with self.subTest(signal=number):
+                    run = subprocess.Popen(
+                        [sys.executable, "-c", code],
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                        cwd=Path(__file__).parent,
+                        text=True,
+                    )
+                    assert run.stdout is not None
+                    folder, pid = run.stdout.readline().split()
+                    run.send_signal(number)
+                    self.assertEqual(run.wait(20), status)
+                    run.stdout.close()
+                    self.assertFalse(Path(f"/proc/{pid}").exists(), "the detached grandchild lives on")
+                    self.assertTrue(Path(folder).exists(), "the folder is kept on failure")
+                    subprocess.run(["rm", "-r", folder], check=True)
+            self.assertIsNone(bystander.poll())
+        finally:
+            bystander.kill()
+            bystander.wait()
+
+    def test_a_killed_rig_takes_its_processes_along(self) -> None:
+        code = (
+            "import os, time; from rig.sandbox import Sandbox\n"
+            "box = Sandbox().__enter__()\n"
+            f"process = box.start('plain', ['sleep', '604'], user='{UNPRIVILEGED}')\n"
+            "process.wait_ready('exec', lambda: 'sleep' in open(f'/proc/{process.pid}/comm').read())\n"
+            "print(box.path, process.pid, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parent, text=True)
+        assert run.stdout is not None
+        folder, pid = run.stdout.readline().split()
+        run.kill()
+        run.wait()
+        run.stdout.close()
+        wait_for("end of the orphan", lambda: not _runs(int(pid)), 10)
+        subprocess.run(["rm", "-r", folder], check=True)
+
+    def test_an_early_end_is_reported_with_its_words(self) -> None:
+        with Sandbox() as box:
+            process = box.start("short", ["sh", "-c", "echo no such key >&2; exit 3"])
+            with self.assertRaisesRegex(RigError, "short ended with status 3:\nno such key"):
+                process.wait_ready("socket", lambda: False)
+
+    def test_waiting_has_an_end(self) -> None:
+        start = time.monotonic()
+        with self.assertRaisesRegex(TimedOut, "no miracle within 0 s"):
+            wait_for("miracle", lambda: None, 0.1)
+        self.assertLess(time.monotonic() - start, 5)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+class CompareTest(unittest.TestCase):
+    """The comparison sees each kind of damage."""
+
+    def test_added_fields_are_told_from_damage(self) -> None:
+        sent = b"From: a\nTo: b,\n c\nX: 1\nX: 1\n\nbody\n"
+        self.assertTrue(compare(sent, sent).intact)
+        good = compare(sent, b"Received: x\n y\n" + sent)
+        self.assertEqual((good.intact, good.added), (True, ["Received"]))
+        self.assertEqual(compare(sent, sent.replace(b"X: 1\n", b"", 1)).missing, ["X"])
+        self.assertEqual(compare(sent, sent.replace(b"\n c", b" c")).missing, ["To"])
+        self.assertEqual(compare(sent, b"To: b,\n c\nFrom: a\nX: 1\nX: 1\n\nbody\n").missing, ["To"])
+        self.assertFalse(compare(sent, sent + b"\n").body_same)
+
+
+class PostfixTest(SandboxCase):
+    """The fragments through a real Postfix: one instance for each route."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.stub = LmtpStub(cls.box)
+        cls.out = cls.box.dir("out", user=UNPRIVILEGED)
+        fake = cls.box.dir("bin") / "tox-transport"
+        fake.write_text(FAKE_TRANSPORT.format(folder=cls.out))
+        fake.chmod(0o755)
+        cls.pipe = Postfix(
+            cls.box,
+            "pipe",
+            domain="alice.example",
+            route="pipe",
+            lmtp_socket=cls.stub.socket,
+            program=fake,
+            settings={"tox_time_limit": "2s", "tox_destination_concurrency_limit": "20"},
+        )
+        cls.lmtp = Postfix(cls.box, "lmtp", domain="alice.example", route="lmtp", lmtp_socket=cls.stub.socket)
+
+    def received(self, message_id: str) -> list[bytes]:
+        return [m.content for m in self.stub.mails if header(m.content, "Message-ID") == message_id]
+
+    def test_lmtp_carries_every_byte_and_the_queue_id(self) -> None:
+        for number, text in enumerate(("plain\n.\n..\n" + "y" * 980 + "\n", "größer 8bit\n", "z" * 3000 + "\n")):
+            with self.subTest(text=text[:12]):
+                message_id = f"<lmtp-{number}@alice.example>"
+                sent = mail(message_id, text="x").replace(b"\n\nx\n", b"\n\n" + text.encode())
+                queue_id = self.lmtp.smtp(ALICE, ["bob@tox.alt", "carol@sub.tox.alt"], sent)
+                for recipient in ("bob@tox.alt", "carol@sub.tox.alt"):
+                    self.assertEqual(self.lmtp.wait_status(queue_id, recipient)[0], "sent")
+                arrived = [m for m in self.stub.mails if header(m.content, "Message-ID") == message_id]
+                self.assertEqual({r for m in arrived for r in m.recipients}, {"bob@tox.alt", "carol@sub.tox.alt"})
+                for received in arrived:
+                    result = compare(sent, received.content)
+                    self.assertTrue(result.intact, result)
+                    self.assertEqual(received.xforward["IDENT"], queue_id)
+
+    def test_lmtp_answers_for_each_recipient(self) -> None:
+        recipients = ["bob@tox.alt", "defer1@tox.alt", "nouser@tox.alt", "full@tox.alt"]
+        queue_id = self.lmtp.smtp(ALICE, recipients, mail("<each@alice.example>"))
+        self.assertEqual(self.lmtp.wait_status(queue_id, "bob@tox.alt")[:2], ("sent", "2.0.0"))
+        status, code, text = self.lmtp.wait_status(queue_id, "defer1@tox.alt")
+        self.assertEqual((status, code), ("deferred", "4.4.1"))
+        self.assertIn("Tox contact is offline", text)
+        self.assertEqual(self.lmtp.wait_status(queue_id, "full@tox.alt")[:2], ("deferred", "4.2.2"))
+        self.assertEqual(self.lmtp.wait_status(queue_id, "nouser@tox.alt")[:2], ("bounced", "5.1.1"))
+        queued = wait_for(
+            "deferred mail", lambda: next((m for m in self.lmtp.queue() if m["queue_id"] == queue_id), None)
+        )
+        self.assertEqual({r["address"] for r in queued["recipients"]}, {"defer1@tox.alt", "full@tox.alt"})
+
+    def test_the_bounce_reaches_the_sender(self) -> None:
+        self.lmtp.sendmail(ALICE, ["nouser@tox.alt"], mail("<bounce@alice.example>"))
+
+        def bounce() -> bytes | None:
+            for path in (self.lmtp.inbox / "new").glob("*"):
+                if b"Message-ID: <bounce@alice.example>" in (text := path.read_bytes()):
+                    return text
+            return None
+
+        text = wait_for("bounce", bounce)
+        self.assertIn(b"Status: 5.1.1", text)
+        self.assertIn(b"No such contact", text)
+
+    def test_agent_not_there_defers(self) -> None:
+        with Sandbox() as box:
+            postfix = Postfix(box, "lonely", domain="alice.example", lmtp_socket=box.path / "no.sock")
+            queue_id = postfix.smtp(ALICE, ["bob@tox.alt"], mail())
+            self.assertEqual(postfix.wait_status(queue_id, "bob@tox.alt")[:2], ("deferred", "4.4.1"))
+            with LmtpStub(box, "late") as stub:
+                self.assertEqual(stub.mails, [])
+            postfix.stop()
+            postfix.start()
+            self.assertEqual([m["queue_id"] for m in postfix.queue()], [queue_id])
+
+    def test_other_mail_does_not_leave(self) -> None:
+        with self.assertRaisesRegex(RigError, "550 5.4.4 .* sends nothing"):
+            self.lmtp.smtp(ALICE, ["someone@elsewhere.example"], mail("<away@alice.example>"))
+
+    def test_pipe_carries_every_byte(self) -> None:
+        sent = mail("<pipe@alice.example>", text="größer\n" + "z" * 3000 + "\n")
+        sent = sent.replace(b"\n\n", b"\n\n.\n..\n\nFrom x\n", 1)
+        queue_id = self.pipe.smtp(ALICE, ["bob@tox.alt"], sent)
+        self.assertEqual(self.pipe.wait_status(queue_id, "bob@tox.alt")[0], "sent")
+        received = (self.out / "mail").read_bytes()
+        result = compare(sent, received)
+        self.assertTrue(result.intact, result)
+        self.assertEqual(result.added, ["Return-Path", "Received"])
+        argv = (self.out / "argv").read_text().splitlines()
+        self.assertEqual(argv[:2], ["--socket", str(self.stub.socket)])
+        self.assertEqual(argv[2:4], ["--queue-id", queue_id])
+        self.assertEqual(argv[4], "--size")
+        self.assertLess(abs(int(argv[5]) - len(received) - received.count(b"\n")), 200)
+        self.assertEqual(argv[6:], ["-f", ALICE, "--", "bob@tox.alt"])
+
+    def test_pipe_null_sender_is_an_empty_argument(self) -> None:
+        queue_id = self.pipe.smtp("", ["null@tox.alt"], mail("<null@alice.example>"))
+        self.assertEqual(self.pipe.wait_status(queue_id, "null@tox.alt")[0], "sent")
+        self.assertIn("-f\n\n--\nnull@tox.alt", (self.out / "argv").read_text())
+
+    def test_pipe_endings(self) -> None:
+        """Only what is said, 67 and 68 send a mail back; whatever else happens keeps it in the queue."""
+        table = {
+            "say75-571": ("bounced", "5.7.1", "refused by the contact"),
+            "say69-441": ("deferred", "4.4.1", "contact is offline"),
+            "exit67": ("bounced", "5.1.1", "user unknown"),
+            "exit68": ("bounced", "5.1.2", "host name unknown"),
+            "exit75": ("deferred", "4.3.0", "temporary failure"),
+            "exit71": ("deferred", "4.3.0", ""),
+            "kill": ("deferred", "4.3.0", ""),
+            "segv": ("deferred", "4.3.0", ""),
+            "hang": ("deferred", "4.3.0", "Command time limit exceeded"),
+        }
+        for status in (1, 2, 64, 66, 69, 70, 72, 73, 74, 99, 101, 126, 127, 134, 139, 200, 255):
+            table[f"exit{status}"] = ("deferred", "4.3.0", "")
+        table["exit65"] = ("deferred", "4.6.0", "data format error")
+        table["exit76"] = ("deferred", "4.5.0", "remote error in protocol")
+        table["exit77"] = ("deferred", "4.7.0", "permission denied")
+        table["exit78"] = ("deferred", "4.3.5", "local configuration error")
+        sent = {local: self.pipe.smtp(ALICE, [f"{local}@tox.alt"], mail(f"<{local}@alice.example>")) for local in table}
+        for local, (status, code, words) in table.items():
+            with self.subTest(end=local):
+                got = self.pipe.wait_status(sent[local], f"{local}@tox.alt")
+                self.assertEqual(got[:2], (status, code), got[2])
+                self.assertIn(words, got[2])
+
+    def test_pipe_program_not_there_defers(self) -> None:
+        with Sandbox() as box:
+            postfix = Postfix(box, "bare", domain="alice.example", route="pipe", lmtp_socket=self.stub.socket)
+            queue_id = postfix.smtp(ALICE, ["bob@tox.alt"], mail())
+            self.assertEqual(postfix.wait_status(queue_id, "bob@tox.alt")[:2], ("deferred", "4.3.0"))
+
+    def test_nothing_is_touched_under_etc(self) -> None:
+        done = subprocess.run(
+            ["find", "/etc/postfix", "/var/spool/postfix", "/var/lib/postfix", "-newer", self.stub.socket],
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.stdout, "")
+
+
+class ReadersTest(SandboxCase):
+    """Dovecot and mutt on a Maildir made by hand."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.mail = mail("<read.1@alice.example>", text="Grüße\n.\nFrom x\n")
+        cls.mail = b"Reply-To: Alice <alice@tox.alt>\n" + cls.mail
+        cls.maildir = cls.box.dir("home", user=UNPRIVILEGED) / "Maildir"
+        for folder in ("cur", "new", "tmp"):
+            cls.box.dir(f"home/Maildir/{folder}", user=UNPRIVILEGED, mode=0o700)
+        cls.box.dir("home/Maildir", user=UNPRIVILEGED, mode=0o700)
+        owner = cls.maildir.stat()
+        for number, text in enumerate((cls.mail, mail("<read.2@alice.example>"))):
+            path = cls.maildir / "new" / f"1700000000.M{number}P1.bob.example"
+            path.write_bytes(text)
+            os.chown(path, owner.st_uid, owner.st_gid)
+            path.chmod(0o600)
+        cls.stub = LmtpStub(cls.box)
+        cls.postfix = Postfix(cls.box, "bob", domain="bob.example", lmtp_socket=cls.stub.socket)
+
+    def test_dovecot_serves_it(self) -> None:
+        dovecot = Dovecot(self.box, {"bob": self.maildir})
+        self.assertEqual(len(dovecot.messages("bob")), 2)
+        self.assertEqual(dovecot.fetch("bob", "<read.1@alice.example>"), self.mail)
+        with self.assertRaisesRegex(RigError, "0 mails"):
+            dovecot.fetch("bob", "<read.3@alice.example>")
+        self.assertEqual(len(find_in_maildir(self.maildir, "<read.1@alice.example>")), 1)
+
+    def test_mutt_reads_it_and_replies(self) -> None:
+        mutt = Mutt(self.box, "mutt", sender="bob@bob.example", sendmail=self.postfix.sendmail_command)
+        shown = mutt.print_message(self.maildir, "<read.1@alice.example>")
+        self.assertIn("Subject: a test", shown)
+        self.assertIn("Grüße", shown)
+        copy = mutt.copy_message(self.maildir, "<read.1@alice.example>")
+        self.assertTrue(compare(self.mail, copy).intact, compare(self.mail, copy))
+        sent = mutt.reply(self.maildir, "<read.1@alice.example>", "Thank you, Alice.\n")
+        self.assertEqual(header(sent, "To"), "Alice <alice@tox.alt>")
+        self.assertEqual(header(sent, "In-Reply-To"), "<read.1@alice.example>")
+        self.assertIn(b"\n\nThank you, Alice.\n", sent)
+        self.assertIn("> Grüße".encode(), sent)
+        received = wait_for("reply at the stub", lambda: self.stub.mails and self.stub.mails[0])
+        self.assertEqual((received.sender, received.recipients), ("bob@bob.example", ["alice@tox.alt"]))
+        self.assertTrue(compare(sent, received.content).intact)
+
+
+class BootstrapTest(unittest.TestCase):
+    """The private Tox node."""
+
+    def test_it_tells_its_key(self) -> None:
+        with Sandbox() as box:
+            one, two = Bootstrap(box, "one"), Bootstrap(box, "two")
+            self.assertRegex(one.key, "^[0-9A-F]{64}$")
+            self.assertNotEqual((one.key, one.port), (two.key, two.port))
+
+
+if __name__ == "__main__":
+    unittest.main()
