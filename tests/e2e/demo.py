@@ -117,7 +117,7 @@ class Demo:
         text = "Hello Bob,\n\n.\n..two dots\nFrom here on: Grüße, trailing blanks  \n" + "a long line " * 200 + "\n"
         sent = self._compose("a text mail", text, message_id)
         self._send(1, "a text mail", sent)
-        self._arrived(1, self.bob, sent, message_id, BOB_AT_TOX)
+        self._arrived(1, self.bob, sent)
         printed = self.bob.mutt.print_message(self.bob.agent.maildir, message_id)
         require("Grüße" in printed, f"mutt shows the text of the mail, not:\n{printed}")
         say("1: bob reads it with mutt")
@@ -129,7 +129,7 @@ class Demo:
         size = 5 * MIB * 3 // 4 * 76 // 77
         sent = self._compose("5 MiB with an attachment", "See the attachment.\n", message_id, attachment_size=size)
         self._send(2, f"{len(sent) / MIB:.2f} MiB with an attachment", sent)
-        stored = self._arrived(2, self.bob, sent, message_id, BOB_AT_TOX)
+        stored = self._arrived(2, self.bob, sent)
         digests = [attachment_digest(mail) for mail in (sent, stored)]
         require(digests[0] == digests[1], "the attachment is the same")
         say(f"2: the attachment's SHA-256 is {digests[0][:16]}… on both sides")
@@ -144,15 +144,13 @@ class Demo:
         require(status == 0, f"bob's agent ends with status 0, not {status}")
         say("3: bob's agent is stopped")
         sent = self._compose("sent while you were away", "Until later.\n", message_id)
-        queue_id = self._send(3, "a mail for bob, who is away", sent)
-        status_line = self.alice.postfix.wait_status(queue_id, BOB_AT_TOX)
-        require(status_line[0] == "sent", f"alice's agent takes the mail: {status_line}")
+        self._send(3, "a mail for bob, who is away", sent)
         queued = wait_for("mail in alice's agent's queue", self.alice.agent.queued)
         say(f"3: alice's agent has it, {queued} mail in its queue")
         require(not find_in_maildir(self.bob.agent.maildir, message_id), "nothing arrives while bob's agent is stopped")
         self.bob.agent.start()
         say("3: bob's agent is started again")
-        self._arrived(3, self.bob, sent, message_id, BOB_AT_TOX, timeout=240)
+        self._arrived(3, self.bob, sent, timeout=240)
         self._done(3)
 
     def _reply(self) -> None:
@@ -161,9 +159,9 @@ class Demo:
         say(f"4: bob replies with mutt, which takes the address from the mail: {to}")
         address = f"{base64.b32encode(bytes.fromhex(self.alice.agent.key)).decode().lower().rstrip('=')}@tox.alt"
         require(address in to, f"the reply goes to {address}, not to {to}")
-        message_id = header(sent, "Message-ID") or ""
         require(header(sent, "In-Reply-To") == "<demo.1@alice.example>", "the reply refers to the mail")
-        self._arrived(4, self.alice, sent, message_id, address)
+        self._taken(4, self.bob.postfix, sent, address)
+        self._arrived(4, self.alice, sent)
         self._done(4)
 
     def _compose(self, subject: str, text: str, message_id: str, attachment_size: int = 0) -> bytes:
@@ -176,26 +174,29 @@ class Demo:
             attachment_size=attachment_size,
         )
 
-    def _send(self, number: int, what: str, mail: bytes) -> str:
+    def _send(self, number: int, what: str, mail: bytes) -> None:
         queue_id = self.alice.postfix.smtp(ALICE, [BOB_AT_TOX], mail)
         say(f"{number}: alice submits {what} to Postfix, queue id {queue_id}")
-        return queue_id
+        self._taken(number, self.alice.postfix, mail, BOB_AT_TOX)
 
-    def _arrived(
-        self, number: int, to: Person, sent: bytes, message_id: str, recipient: str, timeout: float = 120
-    ) -> bytes:
+    def _taken(self, number: int, postfix: Postfix, mail: bytes, recipient: str) -> None:
+        """Wait until the agent has taken the mail from Postfix."""
+        queue_id = postfix.queue_id(message_id_of(mail))
+        status, code, text = postfix.wait_status(queue_id, recipient)
+        require(status == "sent", f"the agent takes the mail; it is {status}, {code}, {text}")
+        say(f"{number}: {postfix.name} logs status={status} ({text})")
+
+    def _arrived(self, number: int, to: Person, sent: bytes, timeout: float = 120) -> bytes:
         """Wait for the mail in the Maildir, read it back by IMAP, and compare."""
-        sender = self.alice if to is self.bob else self.bob
         name = to.agent.name
-        found = wait_for(
-            f"mail {number} in the Maildir of {name}", lambda: find_in_maildir(to.agent.maildir, message_id), timeout
-        )
-        # The size of the header and the time come from the file; read it before IMAP moves it to cur/.
+        message_id = message_id_of(sent)
+
+        def probe() -> list[Path]:
+            to.agent.require_alive()
+            return find_in_maildir(to.agent.maildir, message_id)
+
+        found = wait_for(f"mail {number} in the Maildir of {name}", lambda: probe() or None, timeout)
         say(f"{number}: in the Maildir of {name}, {found[0].stat().st_size} bytes")
-        status, code, text = sender.postfix.wait_log(
-            rf"to=<{recipient}>, .*relay=([^,]*), .*dsn=([0-9.]+), status=(\w+) \("
-        ).group(3, 2, 1)
-        require(status == "sent", f"Postfix calls the mail {status} ({code}, {text})")
         stored = self.dovecot.fetch(name, message_id)
         result = compare(sent, stored)
         require(result.intact, f"the mail is as it was sent: {result}")
@@ -212,6 +213,11 @@ class Demo:
         for person in (self.alice, self.bob):
             wait_for(f"empty queue of {person.agent.name}'s agent", lambda: person.agent.queued() == 0)
             wait_for(f"empty queue of {person.agent.name}'s Postfix", lambda: not person.postfix.queue())
+
+
+def message_id_of(mail: bytes) -> str:
+    """Its Message-ID."""
+    return header(mail, "Message-ID") or ""
 
 
 def attachment_digest(mail: bytes) -> str:

@@ -113,6 +113,10 @@ maildir = {text(str(self.maildir))}
         """kill -9."""
         self._running().kill()
 
+    def require_alive(self) -> None:
+        """Raise, with what it said last, if it has ended."""
+        self._running().require_alive()
+
     @property
     def pid(self) -> int:
         """Its process id."""

@@ -29,6 +29,7 @@ set delete=no
 set quit=yes
 set suspend=no
 set sendmail_wait=0
+set sleep_time=0
 set mbox_type=Maildir
 set fast_reply=yes
 set include=yes

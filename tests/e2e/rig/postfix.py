@@ -183,6 +183,10 @@ class Postfix:
 
         return wait_for(f"/{pattern}/ in the log of {self.name}", probe, timeout)
 
+    def queue_id(self, message_id: str) -> str:
+        """The queue id a mail got."""
+        return self.wait_log(rf"cleanup\[\d+\]: (\w+): message-id={re.escape(message_id)}\n").group(1)
+
     def wait_status(self, queue_id: str, recipient: str, timeout: float = DEADLINE) -> tuple[str, str, str]:
         """What became of a mail for one recipient first: status (sent, deferred, bounced), DSN code and text."""
         found = self.wait_log(
