@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The demo: two people, each with a private Postfix and a tox-agent, send each other mail over a private Tox network.
 
-Exits with 0 and the last line `demo: 4 of 4 mails delivered` only if all mails came through, once each and byte for byte.
+Exits with 0 and the last line `demo: 4 of 4 mails delivered` only if all mails came through, once each and byte for
+byte.
 """
 
 import argparse
@@ -47,6 +48,10 @@ class Person:
     postfix: Postfix
     mutt: Mutt
 
+    def has_empty_queues(self) -> bool:
+        """Whether nothing waits, neither in Postfix nor in the agent."""
+        return self.agent.queued() == 0 and not self.postfix.queue()
+
 
 class Demo:
     """The story, step by step; `delivered` counts the mails that arrived intact."""
@@ -64,7 +69,6 @@ class Demo:
         self._large()
         self._while_stopped()
         self._reply()
-        say("every mail is there once, nothing is left in any queue")
         self._nothing_left()
 
     def _set_up(self) -> None:
@@ -211,8 +215,8 @@ class Demo:
         counts = [len(self.dovecot.messages(name)) for name in ("bob", "alice")]
         require(counts == [3, 1], f"bob has 3 mails and alice has 1, not {counts}")
         for person in (self.alice, self.bob):
-            wait_for(f"empty queue of {person.agent.name}'s agent", lambda: person.agent.queued() == 0)
-            wait_for(f"empty queue of {person.agent.name}'s Postfix", lambda: not person.postfix.queue())
+            wait_for(f"empty queues of {person.agent.name}", person.has_empty_queues)
+        say("every mail is there once, nothing is left in any queue")
 
 
 def message_id_of(mail: bytes) -> str:
@@ -223,7 +227,7 @@ def message_id_of(mail: bytes) -> str:
 def attachment_digest(mail: bytes) -> str:
     """The SHA-256 of the decoded attachment."""
     parsed = email.message_from_bytes(mail, policy=email.policy.default)
-    part = next(parsed.iter_attachments())  # type: ignore[attr-defined]
+    part = next(parsed.iter_attachments())
     return hashlib.sha256(part.get_content()).hexdigest()
 
 
@@ -237,7 +241,9 @@ def main() -> int:
     """Command line."""
     root = Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description="Show toxmail with private instances of everything.")
-    parser.add_argument("--bin", type=Path, default=root / "target/release", help="folder of tox-agent, toxctl, tox-transport")
+    parser.add_argument(
+        "--bin", type=Path, default=root / "target/release", help="folder of tox-agent, toxctl, tox-transport"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs and Maildirs")
     options = parser.parse_args()
 

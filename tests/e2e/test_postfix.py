@@ -1,6 +1,6 @@
 """tox-transport behind a real Postfix's pipe(8), in front of a stub of the agent's LMTP socket.
 
-    python3 -m unittest discover -s tests/e2e -p test_postfix.py      # TOXMAIL_BIN=DIR for programs elsewhere
+python3 -m unittest discover -s tests/e2e -p test_postfix.py      # TOXMAIL_BIN=DIR for programs elsewhere
 """
 
 import os
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import unittest
 from pathlib import Path
+from typing import ClassVar
 
 from rig.case import SandboxCase
 from rig.lmtp_stub import LmtpStub, Received
@@ -42,6 +43,10 @@ def install_transport(box: Sandbox) -> Path:
 
 class PipeTest(SandboxCase):
     """The agent answers, and Postfix does what it said."""
+
+    stub: ClassVar[LmtpStub]
+    program: ClassVar[Path]
+    postfix: ClassVar[Postfix]
 
     @classmethod
     def setUpClass(cls) -> None:

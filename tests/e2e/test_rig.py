@@ -1,6 +1,6 @@
 """The rig tested by itself, and the Postfix fragments by stubs: no toxmail program is needed.
 
-    python3 -m unittest discover -s tests/e2e -p test_rig.py
+python3 -m unittest discover -s tests/e2e -p test_rig.py
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import time
 import unittest
 from pathlib import Path
+from typing import ClassVar
 
 from rig.bootstrap import Bootstrap
 from rig.case import SandboxCase
@@ -60,8 +61,8 @@ class SandboxTest(unittest.TestCase):
                 "import sys, time; from rig.sandbox import Sandbox\n"
                 "with Sandbox() as box:\n"
                 "    box.start('plain', ['sleep', '601'])\n"
-                "    box.start('daemon', ['sh', '-c', 'setsid sh -c \"echo $$ > %s; exec sleep 602\" & exec sleep 603'\n"
-                "              % (box.path / 'pid')])\n"
+                "    box.start('daemon', ['sh', '-c',\n"
+                "        'setsid sh -c \"echo $$ > %s; exec sleep 602\" & exec sleep 603' % (box.path / 'pid')])\n"
                 "    while not (box.path / 'pid').exists() or not (box.path / 'pid').read_text(): time.sleep(0.01)\n"
                 "    print(box.path, (box.path / 'pid').read_text().strip(), flush=True)\n"
                 "    time.sleep(600)\n"
@@ -97,7 +98,9 @@ class SandboxTest(unittest.TestCase):
             "print(box.path, process.pid, flush=True)\n"
             "time.sleep(600)\n"
         )
-        run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parent, text=True)
+        run = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parent, text=True
+        )
         assert run.stdout is not None
         folder, pid = run.stdout.readline().split()
         run.kill()
@@ -144,6 +147,11 @@ class CompareTest(unittest.TestCase):
 class PostfixTest(SandboxCase):
     """The fragments through a real Postfix: one instance for each route."""
 
+    stub: ClassVar[LmtpStub]
+    out: ClassVar[Path]
+    pipe: ClassVar[Postfix]
+    lmtp: ClassVar[Postfix]
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -162,9 +170,6 @@ class PostfixTest(SandboxCase):
             settings={"tox_time_limit": "2s", "tox_destination_concurrency_limit": "20"},
         )
         cls.lmtp = Postfix(cls.box, "lmtp", domain="alice.example", route="lmtp", lmtp_socket=cls.stub.socket)
-
-    def received(self, message_id: str) -> list[bytes]:
-        return [m.content for m in self.stub.mails if header(m.content, "Message-ID") == message_id]
 
     def test_lmtp_carries_every_byte_and_the_queue_id(self) -> None:
         for number, text in enumerate(("plain\n.\n..\n" + "y" * 980 + "\n", "größer 8bit\n", "z" * 3000 + "\n")):
@@ -257,8 +262,8 @@ class PostfixTest(SandboxCase):
             "segv": ("deferred", "4.3.0", ""),
             "hang": ("deferred", "4.3.0", "Command time limit exceeded"),
         }
-        for status in (1, 2, 64, 66, 69, 70, 72, 73, 74, 99, 101, 126, 127, 134, 139, 200, 255):
-            table[f"exit{status}"] = ("deferred", "4.3.0", "")
+        for exit_status in (1, 2, 64, 66, 69, 70, 72, 73, 74, 99, 101, 126, 127, 134, 139, 200, 255):
+            table[f"exit{exit_status}"] = ("deferred", "4.3.0", "")
         table["exit65"] = ("deferred", "4.6.0", "data format error")
         table["exit76"] = ("deferred", "4.5.0", "remote error in protocol")
         table["exit77"] = ("deferred", "4.7.0", "permission denied")
@@ -287,6 +292,11 @@ class PostfixTest(SandboxCase):
 
 class ReadersTest(SandboxCase):
     """Dovecot and mutt on a Maildir made by hand."""
+
+    mail: ClassVar[bytes]
+    maildir: ClassVar[Path]
+    stub: ClassVar[LmtpStub]
+    postfix: ClassVar[Postfix]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -326,7 +336,7 @@ class ReadersTest(SandboxCase):
         self.assertEqual(header(sent, "In-Reply-To"), "<read.1@alice.example>")
         self.assertIn(b"\n\nThank you, Alice.\n", sent)
         self.assertIn("> Grüße".encode(), sent)
-        received = wait_for("reply at the stub", lambda: self.stub.mails and self.stub.mails[0])
+        received = wait_for("reply at the stub", lambda: next(iter(self.stub.mails), None))
         self.assertEqual((received.sender, received.recipients), ("bob@bob.example", ["alice@tox.alt"]))
         self.assertTrue(compare(sent, received.content).intact)
 

@@ -1,6 +1,7 @@
 """A private mail world for the end-to-end tests: Tox bootstrap node, agents, Postfix, Dovecot and mutt.
 
-Everything listens on 127.0.0.1 or on Unix sockets below one temporary folder, and ends with the `Sandbox` it was started in.
+Everything listens on 127.0.0.1 or on Unix sockets below one temporary folder, and ends with the `Sandbox` it
+was started in.
 """
 
 from rig.agent import Agent, ToxctlError

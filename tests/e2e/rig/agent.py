@@ -2,14 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rig.bootstrap import Bootstrap
 from rig.net import free_udp_port
 from rig.sandbox import UNPRIVILEGED, Process, RigError, Sandbox
 from rig.wait import wait_for
+
+T = TypeVar("T")
 
 PROGRAMS = ("tox-agent", "toxctl", "tox-transport")
 
@@ -124,7 +126,7 @@ maildir = {text(str(self.maildir))}
 
     def ctl(self, *args: str) -> str:
         """What `toxctl ARGS` prints."""
-        command = [self._binaries / "toxctl", "--socket", self.control_socket, *args]
+        command: list[str | Path] = [self._binaries / "toxctl", "--socket", self.control_socket, *args]
         done = self._sandbox.run(command, check=False)
         if done.returncode != 0:
             words = (done.stdout + done.stderr).decode(errors="replace").strip()
@@ -187,8 +189,8 @@ maildir = {text(str(self.maildir))}
         """Wait for the mail link with the other agent."""
         self._wait(f"mail link with {other.name}", lambda: self.mail_link(other), timeout)
 
-    def _wait(self, what: str, probe: Any, timeout: float) -> Any:
-        def step() -> Any:
+    def _wait(self, what: str, probe: Callable[[], T | None], timeout: float) -> T:
+        def step() -> T | None:
             self._running().require_alive()
             return probe()
 

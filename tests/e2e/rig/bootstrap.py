@@ -8,7 +8,7 @@ from rig.sandbox import UNPRIVILEGED, Sandbox
 
 
 class Bootstrap:
-    """`tox-bootstrapd` on 127.0.0.1 with a key of its own: `host`, `port`, `tcp_port` and `key` are what agents need."""
+    """`tox-bootstrapd` on 127.0.0.1 with a key of its own: agents need `host`, `port`, `tcp_port` and `key`."""
 
     def __init__(self, sandbox: Sandbox, name: str = "bootstrap") -> None:
         self.host = HOST

@@ -24,7 +24,8 @@ class Dovecot:
         users = folder / "users"
         users.write_text(
             "".join(
-                f"{user}:{{PLAIN}}{_PASSWORD}:{account.pw_uid}:{account.pw_gid}::{sandbox.dir(f'{name}/{user}', user=owner)}"
+                f"{user}:{{PLAIN}}{_PASSWORD}:{account.pw_uid}:{account.pw_gid}:"
+                f":{sandbox.dir(f'{name}/{user}', user=owner)}"
                 f"::userdb_mail=maildir:{maildir}\n"
                 for user, maildir in maildirs.items()
             )

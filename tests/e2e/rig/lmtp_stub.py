@@ -5,7 +5,6 @@ import re
 import socketserver
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
 from rig.sandbox import Sandbox
@@ -23,7 +22,7 @@ class Received:
 
 
 class LmtpStub:
-    """Recipients `deferNNN@…` get 450 4.4.1 and `nouser@…` 550 5.1.1, both at RCPT TO; `full@…` 452 4.2.2 after the data."""
+    """Recipients `defer…@` get 450 4.4.1 and `nouser…@` 550 5.1.1, both at RCPT; `full…@` 452 4.2.2 after the data."""
 
     def __init__(self, sandbox: Sandbox, name: str = "lmtp-stub") -> None:
         self.socket = sandbox.dir(name) / "lmtp.sock"

@@ -12,7 +12,7 @@ _POLICY = SMTP.clone(linesep="\n")
 def sample_mail(
     *, sender: str, to: str, subject: str, text: str, message_id: str, attachment_size: int = 0, seed: int = 1
 ) -> bytes:
-    """A mail as a mail program would submit it, with LF line ends; the attachment is random and so does not compress."""
+    """A mail as a mail program would submit it, with LF line ends; the attachment is random: it does not compress."""
     mail = EmailMessage(policy=_POLICY)
     mail["From"] = sender
     mail["To"] = to

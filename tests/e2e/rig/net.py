@@ -1,13 +1,15 @@
 """Free ports of 127.0.0.1, found by binding."""
 
+import os
 import socket
+from itertools import chain
 
 HOST = "127.0.0.1"
 
 # Handed out in this process, so that two callers never get the same one before either has bound it.
 _taken: set[int] = set()
 
-# Below the kernel's usual range for outgoing connections (32768-60999), which could take a port between our look and its use.
+# Below the kernel's usual range for outgoing connections (32768-60999), which could take a port before it is used.
 _RANGE = range(20100, 32000)
 
 
@@ -22,8 +24,8 @@ def _is_free(port: int, kind: socket.SocketKind) -> bool:
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, also: socket.SocketKind | None = None) -> int:
     """A port nobody is bound to, for TCP unless said otherwise; with `also`, free for that kind too."""
-    start = _RANGE.start + hash_of_process() % len(_RANGE)
-    for candidate in (*range(start, _RANGE.stop), *range(_RANGE.start, start)):
+    start = _RANGE.start + _first_offset() % len(_RANGE)
+    for candidate in chain(range(start, _RANGE.stop), range(_RANGE.start, start)):
         if candidate in _taken or not _is_free(candidate, kind) or (also is not None and not _is_free(candidate, also)):
             continue
         _taken.add(candidate)
@@ -36,10 +38,8 @@ def free_udp_port() -> int:
     return free_port(socket.SOCK_DGRAM)
 
 
-def hash_of_process() -> int:
+def _first_offset() -> int:
     """A number that differs between processes, so that two rigs at the same time start looking at different ports."""
-    import os
-
     return os.getpid() * 97
 
 

@@ -43,7 +43,7 @@ postlog   unix-dgram n - n - 1 postlogd
 
 
 class Postfix:
-    """`domain` is its host name and the domain whose mail (bounces, too) it puts into `inbox`; nothing can leave but over Tox."""
+    """`domain` is its host name; mail for that domain, bounces too, comes to `inbox`. Nothing leaves but over Tox."""
 
     def __init__(
         self,

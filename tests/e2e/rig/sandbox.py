@@ -21,7 +21,7 @@ from rig.wait import wait_for
 _PR_SET_CHILD_SUBREAPER = 36
 _TAIL = 4000
 
-# Who the programs under test run as: some user without rights. Never root, as Postfix and Dovecot refuse to act as root.
+# Who the programs under test run as. Never root: Postfix and Dovecot refuse to act as root.
 UNPRIVILEGED = "nobody"
 
 
@@ -98,7 +98,10 @@ class Process:
 
 
 class Sandbox:
-    """Use as a context manager; `with` blocks of several may overlap. On failure the folder stays and the tails of its logs are printed."""
+    """Use as a context manager; `with` blocks of several may overlap.
+
+    On failure the folder stays and the tails of its logs are printed.
+    """
 
     _living = 0
 
@@ -120,7 +123,9 @@ class Sandbox:
             self._old_handlers[number] = signal.signal(number, _interrupt)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close(failed=kind is not None)
 
     def dir(self, name: str, *, user: str | None = None, mode: int = 0o755) -> Path:
@@ -190,8 +195,8 @@ class Sandbox:
             else:
                 shutil.rmtree(self.path, ignore_errors=True)
         finally:
-            for number, handler in self._old_handlers.items():
-                signal.signal(number, handler)  # type: ignore[arg-type]
+            for handled, handler in self._old_handlers.items():
+                signal.signal(handled, handler)  # type: ignore[arg-type]
             self._old_handlers.clear()
 
     def show_logs(self) -> None:
