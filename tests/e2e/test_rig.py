@@ -91,22 +91,22 @@ class SandboxTest(unittest.TestCase):
 
     def test_a_killed_rig_takes_its_processes_along(self) -> None:
         code = (
-            "import os, time; from rig.sandbox import Sandbox\n"
+            "import time; from pathlib import Path; from rig.postfix import Postfix; from rig.sandbox import Sandbox\n"
             "box = Sandbox().__enter__()\n"
             f"process = box.start('plain', ['sleep', '604'], user='{UNPRIVILEGED}')\n"
-            "process.wait_ready('exec', lambda: 'sleep' in open(f'/proc/{process.pid}/comm').read())\n"
-            "print(box.path, process.pid, flush=True)\n"
+            "postfix = Postfix(box, 'postfix', domain='alice.example', lmtp_socket=Path('/none'))\n"
+            "print(box.path, process.pid, postfix.pid, flush=True)\n"
             "time.sleep(600)\n"
         )
         run = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parent, text=True
         )
         assert run.stdout is not None
-        folder, pid = run.stdout.readline().split()
+        folder, *pids = run.stdout.readline().split()
         run.kill()
         run.wait()
         run.stdout.close()
-        wait_for("end of the orphan", lambda: not _runs(int(pid)), 10)
+        wait_for("end of the orphans", lambda: not any(_runs(int(pid)) for pid in pids), 20)
         subprocess.run(["rm", "-r", folder], check=True)
 
     def test_an_early_end_is_reported_with_its_words(self) -> None:

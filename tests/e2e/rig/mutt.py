@@ -119,7 +119,7 @@ class Mutt:
         env.pop("MAIL", None)
         try:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", "mutt", "-n", "-F", rc, "-f", maildir],
+                ["mutt", "-n", "-F", rc, "-f", maildir],
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,

@@ -135,6 +135,11 @@ class Postfix:
         """Stop it; what is queued stays queued."""
         self._process.stop()
 
+    @property
+    def pid(self) -> int:
+        """The process id of its master."""
+        return self._process.pid
+
     def smtp(self, sender: str, recipients: Sequence[str], message: bytes) -> str:
         """Submit by SMTP; the queue id. `message` has LF line ends and arrives as it is."""
         with smtplib.SMTP(HOST, self.port, local_hostname=self.domain, timeout=DEADLINE) as client:

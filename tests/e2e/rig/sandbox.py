@@ -30,7 +30,7 @@ class RigError(Exception):
 
 
 class Process:
-    """A process of its own session, its output in a log file; it dies with the rig even if that is killed with -9."""
+    """A process of its own session, its output in a log file."""
 
     def __init__(
         self,
@@ -44,16 +44,17 @@ class Process:
     ) -> None:
         self.name = name
         self.log = log
-        guard = ["setpriv", "--pdeathsig", "TERM"]
-        if user is not None:
-            guard += ["--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--clear-groups"]
+        account = pwd.getpwnam(user) if user is not None else None
         with log.open("ab") as out:
             self._popen = subprocess.Popen(
-                [*guard, "--", *map(str, argv)],
+                [str(word) for word in argv],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
             )
@@ -114,6 +115,12 @@ class Sandbox:
         self._cleanups: list[Callable[[], None]] = []
         self._logs: list[Path] = []
         self._old_handlers: dict[int, object] = {}
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", Path(__file__).with_name("watchdog.py")],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
 
     def __enter__(self) -> Self:
         # Daemons that detach themselves become children of this process instead of init's: none can get away.
@@ -157,6 +164,7 @@ class Sandbox:
         """Start a process that is stopped with the sandbox."""
         process = Process(name, argv, self.log(name), user=user, env=env, cwd=cwd)
         self._processes.append(process)
+        self._tell_watchdog(f"+{process.pid}")
         return process
 
     def run(
@@ -186,6 +194,8 @@ class Sandbox:
             known = _descendants(process.pid for process in self._processes if process.alive())
             for process in reversed(self._processes):
                 process.stop(timeout=5)
+                self._tell_watchdog(f"-{process.pid}")
+            self._watchdog.communicate(timeout=10)
             Sandbox._living -= 1
             _kill_rest(known, all_children=Sandbox._living == 0)
             if failed:
@@ -198,6 +208,11 @@ class Sandbox:
             for handled, handler in self._old_handlers.items():
                 signal.signal(handled, handler)  # type: ignore[arg-type]
             self._old_handlers.clear()
+
+    def _tell_watchdog(self, line: str) -> None:
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.write(line + "\n")
+        self._watchdog.stdin.flush()
 
     def show_logs(self) -> None:
         """The last lines of each log."""
