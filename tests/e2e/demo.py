@@ -108,9 +108,6 @@ class Demo:
         say("alice: toxctl contact add, bob: toxctl request accept")
         befriend(self.alice.agent, self.bob.agent, "Hello Bob, it is Alice")
         say("alice and bob are contacts, the mail link is up")
-        # Dovecot wants Maildirs that exist; the agents made them.
-        for agent in (self.alice.agent, self.bob.agent):
-            wait_for(f"Maildir of {agent.name}", (agent.maildir / "new").is_dir)
         self.dovecot = Dovecot(
             self._sandbox, {"alice": self.alice.agent.maildir, "bob": self.bob.agent.maildir}, name="dovecot"
         )

@@ -30,7 +30,10 @@ def install_programs(sandbox: Sandbox, source: Path) -> Path:
 
 
 class Agent:
-    """`binaries` is the folder of `install_programs`. The agent runs as a user without rights, as a service would."""
+    """`binaries` is the folder of `install_programs`. The agent runs as a user without rights, as a service would.
+
+    `extra_config` comes last in its configuration: it may go on with the account, or open a section of its own.
+    """
 
     def __init__(
         self,
