@@ -13,6 +13,7 @@ pub mod identity;
 pub mod lmtp;
 pub mod mail;
 pub mod maildir;
+pub mod socket;
 pub mod store;
 pub mod telemetry;
 pub mod tox;

@@ -11,10 +11,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use toxmail::lmtp::data::encode;
-use toxmail::lmtp::{Intake, Limits, Outcome, Submission, Submitter, bind, serve};
+use toxmail::lmtp::{Intake, Limits, Outcome, Submission, Submitter, serve};
 use toxmail::mail::address::Address;
 use toxmail::mail::envelope::{Envelope, ReversePath};
 use toxmail::mail::status::Refusal;
+use toxmail::socket::bind;
 
 /// What happens to a mail.
 #[derive(Debug, PartialEq, Eq)]
@@ -380,7 +381,7 @@ fn bind_replaces_only_what_nobody_listens_on() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("agent.sock");
     let gid = nix::unistd::getegid().as_raw();
-    let listener = bind(&path, 0o620, Some(gid)).expect("bind");
+    let listener = bind(&path, 0o620, Some(&gid.to_string())).expect("bind");
     let seen = path.metadata().expect("it is there");
     assert_eq!((seen.permissions().mode() & 0o777, seen.gid()), (0o620, gid));
     assert_eq!(bind(&path, 0o600, None).map_err(|error| error.kind()).err(), Some(io::ErrorKind::AddrInUse));
@@ -401,5 +402,5 @@ fn bind_replaces_only_what_nobody_listens_on() {
         assert_eq!(bind(path, 0o600, None).map_err(|error| error.kind()).err(), Some(io::ErrorKind::AddrInUse));
     }
     assert_eq!(std::fs::read(&file).expect("still there"), b"precious");
-    assert!(bind(dir.path().join("x".repeat(200)), 0o600, None).is_err());
+    assert!(bind(&dir.path().join("x".repeat(200)), 0o600, None).is_err());
 }

@@ -9,9 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tokio::sync::watch;
 use toxmail::control::api::*;
-use toxmail::control::server::{Options, bind, serve};
+use toxmail::control::server::{Options, serve};
 use toxmail::control::{Backend, Failure};
 use toxmail::identity::tox_id::{PublicKey, ToxId};
+use toxmail::socket::bind;
 
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() as i64

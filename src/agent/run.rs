@@ -32,7 +32,7 @@ use crate::mail::trace;
 use crate::store::{Bounce, Composer, Event, Policy, Reader, Store};
 use crate::telemetry::clock::Clock;
 use crate::tox::{self, Tox};
-use crate::{control, telemetry};
+use crate::{control, socket, telemetry};
 
 /// How often disk space is looked at and waiting notices are tried again.
 const TICK: Duration = Duration::from_secs(5);
@@ -318,11 +318,10 @@ fn serve(
         allow_uids: uids(&config.lmtp.allow_users)?,
     };
     let options = control::server::Options { allow_uids: uids(&config.control.allow_users)?, ..Default::default() };
-    let lmtp_socket = control::server::bind(&config.lmtp.socket, config.lmtp.mode, config.lmtp.group.as_deref())
+    let lmtp_socket = socket::bind(&config.lmtp.socket, config.lmtp.mode, config.lmtp.group.as_deref())
         .with_context(|| format!("cannot open the LMTP socket {}", config.lmtp.socket.display()))?;
-    let control_socket =
-        control::server::bind(&config.control.socket, config.control.mode, config.control.group.as_deref())
-            .with_context(|| format!("cannot open the control socket {}", config.control.socket.display()))?;
+    let control_socket = socket::bind(&config.control.socket, config.control.mode, config.control.group.as_deref())
+        .with_context(|| format!("cannot open the control socket {}", config.control.socket.display()))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {

@@ -6,9 +6,7 @@
 
 use std::future::{Future, IntoFuture};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
-use nix::unistd::{Gid, Group, chown, geteuid};
+use nix::unistd::geteuid;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -55,44 +53,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { allow_uids: None, max_connections: 64, request_timeout: Duration::from_secs(30) }
     }
-}
-
-/// Binds a Unix socket at `path` with the permission bits `mode` and, where given, the `group` (name or number). The
-/// socket appears at `path` only when both are set. One left behind by a process that is gone is replaced.
-///
-/// # Errors
-/// Someone listens at `path`, something else than a socket is there, there is no such group, or the system refuses.
-pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListener> {
-    let fail = |kind, text: String| Err(io::Error::new(kind, format!("{}: {text}", path.display())));
-    let gid = match group {
-        None => None,
-        Some(name) => match (name.parse(), Group::from_name(name)?) {
-            (Ok(number), _) => Some(Gid::from_raw(number)),
-            (_, Some(group)) => Some(group.gid),
-            _ => return fail(io::ErrorKind::NotFound, format!("there is no group `{name}`")),
-        },
-    };
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return fail(io::ErrorKind::AlreadyExists, "there is something that is no socket".into());
-        }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return fail(io::ErrorKind::AddrInUse, "another process listens there".into());
-        }
-        _ => {}
-    }
-    let mut hidden = path.as_os_str().to_owned();
-    hidden.push("~");
-    let _ = std::fs::remove_file(&hidden);
-    let listener = UnixListener::bind(&hidden)?;
-    let ready = std::fs::set_permissions(&hidden, PermissionsExt::from_mode(mode))
-        .and_then(|()| gid.map_or(Ok(()), |gid| chown(Path::new(&hidden), None, Some(gid)).map_err(io::Error::from)))
-        .and_then(|()| std::fs::rename(&hidden, path));
-    if let Err(error) = ready {
-        let _ = std::fs::remove_file(&hidden);
-        return Err(error);
-    }
-    Ok(listener)
 }
 
 /// Serves `backend` on `listener` until `shutdown` holds true (or its sender is gone) and requests under way are

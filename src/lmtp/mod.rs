@@ -27,7 +27,7 @@ use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, ReversePath};
 use crate::mail::status::Refusal;
 
-pub use server::{bind, serve};
+pub use server::serve;
 pub use session::{Session, Step};
 
 /// Who is on the other end of the socket (SO_PEERCRED).

@@ -1,23 +1,15 @@
 //! The socket shell around [`Session`]: listens, accepts, reads, writes, waits. Uses tokio and nix; every rule of the
 //! protocol is in [`super::session`].
 //!
-//! The listening socket's mode and group decide who can connect; [`Limits::allow_uids`] who of them may submit, by the
+//! The listening socket's mode and group (see [`crate::socket`]) decide who can connect; [`Limits::allow_uids`] who of them may submit, by the
 //! user that the kernel vouches for (SO_PEERCRED).
 
 use std::any::Any;
 use std::future::pending;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
-use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, connect, listen, socket,
-};
 use nix::unistd::{Uid, User, geteuid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -35,52 +27,10 @@ const READ_SIZE: usize = 32 * 1024;
 const GRACE: Duration = Duration::from_secs(10);
 /// The pause after a failed accept: without file descriptors to spare (EMFILE) the next one would fail at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
-
-/// Makes the listening socket at `path` with `mode` and, where given, group `gid`; nonblocking, as
-/// [`tokio::net::UnixListener::from_std`] wants it. There is no moment at which somebody can connect who may not: mode
-/// and group are set between bind(2) and listen(2), and a socket that does not listen refuses every connection. A
-/// socket left behind by an agent that died is removed; it is recognised by refusing connections.
-///
-/// # Errors
-/// [`io::ErrorKind::AddrInUse`]: somebody listens there, or `path` is something else than a socket. Others as the
-/// system reports them.
-pub fn bind(path: impl AsRef<Path>, mode: u32, gid: Option<u32>) -> io::Result<StdListener> {
-    let path = path.as_ref();
-    let address = UnixAddr::new(path)?;
-    let new = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
-    let fd: OwnedFd = new()?;
-    match bind_to(fd.as_raw_fd(), &address) {
-        Err(Errno::EADDRINUSE) => {
-            // connect(2) says ECONNREFUSED of a plain file as well, and that must never be removed.
-            if !path.symlink_metadata()?.file_type().is_socket() {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} is no socket", path.display())));
-            }
-            if connect(new()?.as_raw_fd(), &address) != Err(Errno::ECONNREFUSED) {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use", path.display())));
-            }
-            std::fs::remove_file(path)?;
-            bind_to(fd.as_raw_fd(), &address)?;
-        }
-        other => other?,
-    }
-    let open_up = || -> io::Result<()> {
-        // The group first: with the old group the new mode would let in the wrong people.
-        lchown(path, None, gid)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        Ok(listen(&fd, Backlog::new(BACKLOG)?)?)
-    };
-    if let Err(error) = open_up() {
-        let _ = std::fs::remove_file(path);
-        return Err(error);
-    }
-    Ok(StdListener::from(fd))
-}
 
 /// Serves LMTP on `listener` until `shutdown` becomes true, then ends idle sessions with 421, gives open transactions
 /// 10 s to finish, and returns. A dropped sender of `shutdown` means that nobody will ever ask. The socket file stays:
-/// the next [`bind`] replaces it.
+/// the next [`crate::socket::bind`] replaces it.
 pub async fn serve(
     listener: UnixListener,
     submission: Arc<dyn Submission>,

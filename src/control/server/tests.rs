@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::super::api::*;
 use super::*;
+use crate::socket::bind;
 
 /// Answers little; a contact named `slow`, `panic` or by a failure behaves so.
 struct Fake;
@@ -193,23 +194,4 @@ fn a_shutdown_answers_what_is_under_way() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("answer");
     assert_eq!(&answer, b"HTTP/1.1 204");
-}
-
-#[test]
-fn sockets_are_bound_with_care() {
-    let folder = tempfile::tempdir().expect("tempdir");
-    let path = folder.path().join("s");
-    let own = nix::unistd::getegid().as_raw().to_string();
-    let first = bind(&path, 0o640, Some(&own)).expect("bind");
-    let metadata = std::fs::metadata(&path).expect("socket");
-    assert_eq!((metadata.mode() & 0o777, metadata.gid().to_string()), (0o640, own));
-    assert_eq!(bind(&path, 0o600, None).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
-    drop(first);
-    let _second = bind(&path, 0o600, None).expect("stale");
-    assert!(StdStream::connect(&path).is_ok());
-    assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 1);
-    let file = folder.path().join("f");
-    std::fs::write(&file, "x").expect("write");
-    assert_eq!(bind(&file, 0o600, None).expect_err("file").kind(), io::ErrorKind::AlreadyExists);
-    assert!(bind(&folder.path().join("t"), 0o600, Some("no-such-group-here")).is_err());
 }
