@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::engine::transfer::{Delivery, Digester, Encoding, MailId, Source};
 use crate::mail::header::MAX_SECTION;
 use crate::mail::status::Refusal;
 use crate::mail::trace::{self, Incoming};
-use crate::maildir::{self, Maildir, Place};
+use crate::maildir::{self, Maildir, Place, Staged};
 use crate::store::{Reader, Received, Store};
 use crate::telemetry::clock::Clock;
 
@@ -51,9 +51,10 @@ struct Worker {
     store: Store,
     directory: Arc<Directory>,
     clock: Arc<Clock>,
-    state_dir: std::path::PathBuf,
+    state_dir: PathBuf,
     hostname: String,
     sequence: Arc<AtomicU64>,
+    maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
 }
 
 impl DeliveryPool {
@@ -71,6 +72,7 @@ impl DeliveryPool {
         let (jobs, inbox) = mpsc::channel();
         let inbox = Arc::new(Mutex::new(inbox));
         let sequence = Arc::new(AtomicU64::new(0));
+        let maildirs = Arc::new(Mutex::new(HashMap::new()));
         let thread = |number: usize| {
             let worker = Worker {
                 store: store.clone(),
@@ -79,6 +81,7 @@ impl DeliveryPool {
                 state_dir: state_dir.to_owned(),
                 hostname: hostname.to_owned(),
                 sequence: sequence.clone(),
+                maildirs: maildirs.clone(),
             };
             let inbox = inbox.clone();
             let builder = std::thread::Builder::new().name(format!("deliver {number}")).stack_size(STACK);
@@ -195,7 +198,7 @@ impl Worker {
         }
     }
 
-    fn partials(&self, account: &Account) -> std::path::PathBuf {
+    fn partials(&self, account: &Account) -> PathBuf {
         self.state_dir.join("incoming").join(&account.name)
     }
 
@@ -207,6 +210,31 @@ impl Worker {
         Ok(maildir::unique_name(self.clock.wall_ms(), std::process::id(), sequence, random, &self.hostname))
     }
 
+    /// A new file in `tmp/` of a Maildir, which stays open for the next mail: opening makes sure, with fsync, that the
+    /// folders are there to stay. Should its owner have replaced it meanwhile, it is opened anew.
+    fn create(&self, path: &Path, file: &str) -> io::Result<(Arc<Maildir>, Staged)> {
+        let open = |fresh: bool| {
+            let mut maildirs = self.maildirs.lock().unwrap_or_else(PoisonError::into_inner);
+            match maildirs.get(path).filter(|_| !fresh) {
+                Some(maildir) => Ok(maildir.clone()),
+                None => {
+                    let maildir = Arc::new(Maildir::open(path)?);
+                    maildirs.insert(path.to_owned(), maildir.clone());
+                    io::Result::Ok(maildir)
+                }
+            }
+        };
+        let maildir = open(false)?;
+        match maildir.create(file) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle) => {
+                let maildir = open(true)?;
+                let staged = maildir.create(file)?;
+                Ok((maildir, staged))
+            }
+            created => Ok((maildir.clone(), created?)),
+        }
+    }
+
     /// Delivers to every mailbox once, however many of its addresses are recipients. The result of each recipient, and
     /// whether the encoded body is not needed any more.
     fn deliver(&self, account: &Account, delivery: &Delivery) -> (Results, bool) {
@@ -215,7 +243,7 @@ impl Worker {
         mailboxes.dedup();
         let mut through = true;
         let mut outcomes: HashMap<usize, Result<(), Refusal>> = HashMap::new();
-        let mut staged: Vec<(usize, Maildir, Received)> = Vec::new();
+        let mut staged: Vec<(usize, Arc<Maildir>, Received)> = Vec::new();
         for mailbox in mailboxes {
             match self.stage(account, mailbox, delivery) {
                 Ok((maildir, received)) => staged.push((mailbox, maildir, received)),
@@ -239,7 +267,12 @@ impl Worker {
     }
 
     /// Writes the mail, with its trace fields, into `tmp/` of a mailbox, durably.
-    fn stage(&self, account: &Account, mailbox: usize, delivery: &Delivery) -> Result<(Maildir, Received), Failure> {
+    fn stage(
+        &self,
+        account: &Account,
+        mailbox: usize,
+        delivery: &Delivery,
+    ) -> Result<(Arc<Maildir>, Received), Failure> {
         let address =
             delivery.recipients.iter().find(|(.., of)| *of == mailbox).map(|(_, address, _)| address.as_str());
         let recipient = address.and_then(|address| address.parse().ok());
@@ -285,10 +318,9 @@ impl Worker {
             },
         )?;
 
-        let maildir = Maildir::open(&mailbox.maildir).map_err(|error| self.mailbox_refusal(mailbox, &error))?;
         let file = self.unique_name()?;
         let write_failed = |error: io::Error| Failure::Mailbox(self.mailbox_refusal(mailbox, &error));
-        let mut staged = maildir.create(&file).map_err(write_failed)?;
+        let (maildir, mut staged) = self.create(&mailbox.maildir, &file).map_err(write_failed)?;
         staged.write_all(&head).map_err(write_failed)?;
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -319,7 +351,7 @@ impl Worker {
     }
 
     /// Records staged mails and makes them visible.
-    fn publish(&self, staged: Vec<(usize, Maildir, Received)>) -> Vec<(usize, Result<(), Refusal>)> {
+    fn publish(&self, staged: Vec<(usize, Arc<Maildir>, Received)>) -> Vec<(usize, Result<(), Refusal>)> {
         if staged.is_empty() {
             return Vec::new();
         }
@@ -403,9 +435,8 @@ impl Worker {
             anyhow::bail!("account {} is not configured any more: its notice {id} waits", notice.account);
         };
         let mailbox = &account.mailboxes[0];
-        let maildir = Maildir::open(&mailbox.maildir)?;
         let file = self.unique_name()?;
-        let mut staged = maildir.create(&file)?;
+        let (maildir, mut staged) = self.create(&mailbox.maildir, &file)?;
         staged.write_all(&notice.content)?;
         staged.sync()?;
         maildir.sync_tmp()?;
