@@ -289,14 +289,14 @@ impl AccountThread {
         let contacts = match self.reader.contacts(Some(&self.name)) {
             Ok(contacts) => contacts,
             Err(error) => {
-                // Without the list nobody can be told from a stranger: better no friends changed than all lost.
-                log::error!("{}: cannot read the contacts: {error}", self.name);
-                Vec::new()
+                // Without the list nobody can be told from a stranger: no mail goes in or out, but no friend is lost.
+                log::error!("{}: cannot read the contacts, no link is made: {error}", self.name);
+                return;
             }
         };
         let mut changed = false;
         for (number, key) in self.tox.friends() {
-            if contacts.iter().any(|contact| contact.key == key) || contacts.is_empty() {
+            if contacts.iter().any(|contact| contact.key == key) {
                 self.know(number, key);
             } else {
                 self.tox.delete_friend(number);
