@@ -3,19 +3,22 @@
 #   make          build the three programs
 #   make demo     four mails between two people over a private Tox network (root; installs what it needs by apt)
 #   make test     all tests (root; likewise)
-#   make crash    kill -9 in the middle of everything, again and again
-#   make bench    measure
-#   make check    formatting, lints, scripts
+#   make crash    the nothing-lost test at ten times the size: 3,000 mails, 300 kills
+#   make bench    measure, as a table and as target/bench.json
+#   make check    formatting, lints, docs, tests, licences, drift of generated files
+#   make fuzz     each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
+#   make bindings write src/tox/sys.rs anew from Debian's headers
 #   make fmt      format
 
 CARGO ?= cargo
 PYTHON ?= python3
 E2E := tests/e2e
 BIN := target/release
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build demo test test-rust test-e2e crash bench check fmt clean deps-%
+.PHONY: build demo test test-rust test-e2e crash bench check bindings bindings-diff fuzz fmt clean deps-%
 
 # tox-transport is started for each mail, and starts faster when linked statically.
 build: deps-build
@@ -40,14 +43,31 @@ test-e2e: deps-demo deps-test build
 crash: deps-demo deps-test build
 	TOXMAIL_BIN=$(abspath $(BIN)) $(PYTHON) -m unittest discover -s $(E2E) -p 'crash_*.py'
 
-bench: deps-demo build
-	$(CARGO) bench --locked
+bench: deps-demo deps-bench build
+	$(CARGO) build --locked --release --example bare_tox
+	$(PYTHON) benches/bench.py --bin $(BIN)
 
-check:
+check: deps-build deps-check
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) test --locked
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --offline check bans licenses sources
+	$(MAKE) bindings-diff
 	bash -n scripts/install-deps
-	$(PYTHON) -m compileall -q $(E2E)
+	$(PYTHON) -m compileall -q $(E2E) benches
+
+bindings: deps-check
+	scripts/bindings > src/tox/sys.rs
+
+bindings-diff:
+	scripts/bindings | diff -u src/tox/sys.rs - || { echo "src/tox/sys.rs is not what the headers yield: make bindings" >&2; exit 1; }
+
+fuzz: deps-build
+	for target in lmtp wire link headers config; do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 || exit 1; \
+	done
 
 fmt:
 	$(CARGO) fmt

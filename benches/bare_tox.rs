@@ -2,6 +2,8 @@
 //! one instance to another as messages under the agent's own window and prints the seconds; `bare_tox HOST PORT KEY idle
 //! SECONDS` runs one connected instance and prints the CPU seconds it took. HOST, PORT and KEY are a bootstrap node's.
 
+#![allow(clippy::print_stdout, reason = "the figure is its output")]
+
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 

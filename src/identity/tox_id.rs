@@ -148,3 +148,45 @@ impl FromStr for ToxId {
         Self::from_octets(&octets)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The ID in the 2014 record of tarek@toxme.se.
+    const HISTORIC: &str = "545325E0B0B85B29C26BF0B6448CE12DFE0CD8D432D48D20362878C63BA4A734018C37107090";
+
+    #[test]
+    fn a_historic_id_reads_and_a_typing_error_is_found() {
+        let id: ToxId = HISTORIC.parse().expect("valid");
+        assert_eq!(id.to_string(), HISTORIC);
+        assert_eq!(id.key().to_string(), HISTORIC[..64]);
+        assert_eq!(format!("tox:{}", HISTORIC.to_lowercase()).parse::<ToxId>(), Ok(id));
+        for at in 0..76 {
+            let other = if HISTORIC.as_bytes()[at] == b'0' { "1" } else { "0" };
+            let wrong = format!("{}{other}{}", &HISTORIC[..at], &HISTORIC[at + 1..]);
+            assert_eq!(wrong.parse::<ToxId>(), Err(InvalidToxId::Checksum));
+        }
+        assert_eq!(HISTORIC[..75].parse::<ToxId>(), Err(InvalidToxId::Form));
+    }
+
+    proptest! {
+        #[test]
+        fn ids_and_keys_survive_both_forms(key: [u8; 32], nospam: [u8; 4]) {
+            let id = ToxId::new(PublicKey(key), nospam);
+            prop_assert_eq!(id.base32().len(), 61);
+            prop_assert_eq!(id.key().base32().len(), 52);
+            prop_assert_eq!(id.base32().to_uppercase().parse::<ToxId>(), Ok(id));
+            prop_assert_eq!(id.to_string().parse::<ToxId>(), Ok(id));
+            prop_assert_eq!(id.key().base32().parse::<PublicKey>(), Ok(id.key()));
+            prop_assert_eq!(id.key().to_string().parse::<PublicKey>(), Ok(id.key()));
+        }
+
+        #[test]
+        fn any_text_is_read_without_panic(text in "\\PC{0,80}|[A-Za-z0-9]{52}|[A-Za-z0-9]{61}|[A-Fa-f0-9]{76}") {
+            let _ = (text.parse::<ToxId>(), text.parse::<PublicKey>());
+        }
+    }
+}

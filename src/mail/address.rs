@@ -165,4 +165,14 @@ mod tests {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_without_panic_and_what_is_read_prints_to_itself(text in "\\PC{0,80}|[a-z\"\\\\ .@\\[\\]]{0,40}") {
+            if let Ok(address) = text.parse::<Address>() {
+                proptest::prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address.clone()));
+                proptest::prop_assert!(!address.to_string().contains(['\r', '\n']));
+            }
+        }
+    }
 }

@@ -135,8 +135,8 @@ mod tests {
         for text in ["2.0.0", "4.4.1", "5.1.1", "5.7.999"] {
             assert_eq!(text.parse::<EnhancedStatus>().map(|s| s.to_string()).as_deref(), Ok(text));
         }
-        for text in ["", "5", "5.1", "3.1.1", "5.1.1.1", "5.1.1000", "5.-1.1", "5..1", "5.1.1 x", "05.1.1"] {
-            assert!(text.parse::<EnhancedStatus>().is_err() || text == "05.1.1", "{text}");
+        for text in ["", "5", "5.1", "3.1.1", "5.1.1.1", "5.1.1000", "5.-1.1", "5..1", "5.1.1 x"] {
+            assert!(text.parse::<EnhancedStatus>().is_err(), "{text}");
         }
     }
 
@@ -145,5 +145,15 @@ mod tests {
         let refusal = Refusal::new(EnhancedStatus::new(2, 0, 0), format!("a\r\nb{}", "é".repeat(500)));
         assert_eq!(refusal.status().to_string(), "4.0.0");
         assert!(refusal.text().len() <= MAX_TEXT && refusal.text().starts_with("a  b"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(code in "[0-9.]{0,12}|\\PC{0,12}", text in "(?s).{0,600}") {
+            let status = code.parse().unwrap_or(EnhancedStatus::new(5, 0, 0));
+            let refusal = Refusal::new(status, text);
+            proptest::prop_assert!(refusal.text().len() <= MAX_TEXT && !refusal.text().contains(char::is_control));
+            proptest::prop_assert!(matches!(refusal.status().class(), 4 | 5));
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::identity::tox_id::{PublicKey, ToxId};
 /// The longest message and custom packet, in octets (`TOX_MAX_MESSAGE_LENGTH`, tox.h).
 pub const MAX_PACKET: usize = 1372;
 /// The longest friend request message we send, in octets: newer libraries allow 921 (tox.h says 1016 in 0.2.18).
-pub const MAX_REQUEST: usize = 900;
+const MAX_REQUEST: usize = 900;
 
 /// toxcore's number of a friend; valid until the friend is deleted, reused afterwards.
 pub type FriendNumber = u32;
@@ -305,7 +305,7 @@ impl Tox {
         }
     }
 
-    /// Adds a friend and sends him a request with `message` (1 to [`MAX_REQUEST`] octets; longer is cut).
+    /// Adds a friend and sends him a request with `message` (1 to 900 octets; longer is cut).
     ///
     /// # Errors
     /// toxcore's words for why not.
