@@ -53,7 +53,7 @@ check: deps-build deps-check
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --offline check bans licenses sources
+	$(CARGO) deny check bans licenses sources
 	$(MAKE) bindings-diff
 	bash -n scripts/install-deps
 	$(PYTHON) -m compileall -q $(E2E) benches
