@@ -167,7 +167,11 @@ impl Window {
             self.end_round(now, idle, expired);
         }
         if matches!(self.phase, Phase::Startup) {
-            self.size = (self.size + (self.acknowledged - before) as f64).min(CEILING);
+            // A window that was not full has proved nothing: grown while mails trickle, it would let the first bulk mail
+            // flood the line.
+            if !idle {
+                self.size = (self.size + (self.acknowledged - before) as f64).min(CEILING);
+            }
         } else {
             self.follow();
         }
@@ -301,6 +305,18 @@ mod tests {
             let (share, queue) = run(megabits, delay, loss, packets);
             assert!(share > least, "{megabits} Mbit/s, {delay} us, loss {loss}: {share:.2} of the line");
             assert!(queue < 2 * delay + 200_000, "{megabits} Mbit/s, {delay} us, loss {loss}: queue of {queue} us");
+        }
+    }
+
+    #[test]
+    fn a_trickle_does_not_open_the_window() {
+        let mut window = Window::new();
+        for packet in 0..100_000u64 {
+            window.on_send(packet * 100_000);
+            window.on_idle();
+            window.on_ack(packet * 100_000 + 50_000, packet + 1).expect("honest");
+            assert!(window.room() <= INITIAL as usize, "{} after {packet} single packets", window.room());
+            assert!(window.room() >= FLOOR as usize);
         }
     }
 
