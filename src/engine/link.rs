@@ -392,7 +392,7 @@ impl Engine {
             }
             Input::Chunk { peer, transfer, offset, octets } => {
                 if let Some(link) = self.link(&peer) {
-                    link.sending.chunk(&peer, &transfer, offset, octets, out);
+                    link.sending.chunk(now, &peer, &transfer, offset, octets, out);
                 }
             }
             Input::Found { peer, stream, stored, offset } => {
@@ -487,7 +487,8 @@ impl Engine {
 
     /// Ends a session, if there is one.
     fn leave(&mut self, peer: PublicKey, out: &mut Vec<Action>) {
-        if matches!(self.peer(peer).state, State::Up(_)) {
+        if let State::Up(link) = &self.peer(peer).state {
+            link.sending.close_bodies(out);
             self.peer(peer).state = State::Offline;
             self.dirty.remove(&peer);
             out.push(Action::LinkDown { peer });

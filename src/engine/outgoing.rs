@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::link::Action;
 use super::transfer::{Body, MailId, Outcome, Transfer};
-use super::wire::{DATA_OVERHEAD, Frame, Hello, MAX_PACKET, Offer};
+use super::wire::{DATA_OVERHEAD, Frame, Hello, MAX_PACKET, Offer, is_address};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::status::Refusal;
 
@@ -42,6 +42,16 @@ impl Outgoing {
         self.transfer.wire_size - self.offset
     }
 
+    /// Whether its OFFER was packed.
+    fn begun(&self) -> bool {
+        self.head.len() <= self.transfer.recipients.len()
+    }
+
+    /// Whether it is for others, the peer or the disk, to do something; what merely waits for its turn is not late.
+    fn awaits(&self) -> bool {
+        self.head.is_empty() && (!self.accepted || self.remaining() == 0 || self.reading)
+    }
+
     /// The octets from the current offset on that are at hand.
     fn at_hand(&self) -> &[u8] {
         let (octets, begin) = match &self.transfer.body {
@@ -49,7 +59,9 @@ impl Outgoing {
             Body::Stored => (&self.chunk[..], self.chunk_at),
         };
         let skip = usize::try_from(self.offset.saturating_sub(begin)).unwrap_or(usize::MAX);
-        if self.offset < begin { &[] } else { octets.get(skip..).unwrap_or_default() }
+        let octets = if self.offset < begin { &[] } else { octets.get(skip..).unwrap_or_default() };
+        // Never more than was offered, whatever the disk gave.
+        &octets[..octets.len().min(usize::try_from(self.remaining()).unwrap_or(usize::MAX))]
     }
 }
 
@@ -85,9 +97,7 @@ impl Sending {
 
     /// Takes a transfer from the queue, or answers it at once when the peer's limits forbid it.
     pub fn take(&mut self, now: u64, peer: &PublicKey, remote: &Hello, transfer: Transfer, out: &mut Vec<Action>) {
-        if transfer.size > remote.max_size {
-            let text = format!("the recipient's agent takes mails of at most {} octets", remote.max_size);
-            let refusal = Refusal::permanent(3, 4, text);
+        if let Some(refusal) = self.unfit(remote, &transfer) {
             refuse_all(peer, &transfer, &vec![false; transfer.recipients.len()], &refusal, out);
             out.push(Action::Grant {
                 peer: *peer,
@@ -141,6 +151,26 @@ impl Sending {
         );
     }
 
+    /// Why a transfer cannot even be offered: an offer that the peer must take for a violation would end the link, and
+    /// after it every link to come.
+    fn unfit(&self, remote: &Hello, transfer: &Transfer) -> Option<Refusal> {
+        if transfer.size > remote.max_size {
+            let text = format!("the recipient's agent takes mails of at most {} octets", remote.max_size);
+            Some(Refusal::permanent(3, 4, text))
+        } else if !is_address(&transfer.sender) {
+            Some(Refusal::permanent(1, 7, "the sender address cannot be sent to the recipient's agent"))
+        } else if !transfer.recipients.iter().all(|recipient| is_address(&recipient.address)) {
+            Some(Refusal::permanent(1, 3, "the recipient address cannot be sent to the recipient's agent"))
+        } else if matches!(&transfer.body, Body::Inline(octets) if octets.len() as u64 != transfer.wire_size) {
+            Some(Refusal::temporary(3, 0, "the queued mail is damaged"))
+        } else if self.streams.values().any(|other| other.transfer.id == transfer.id) {
+            // Its recipients in two transfers at a time: the peer would take the later for the earlier one begun anew.
+            Some(Refusal::temporary(3, 2, "the same mail is on its way to other recipients at this agent"))
+        } else {
+            None
+        }
+    }
+
     /// The peer wants the body from `offset` on.
     ///
     /// # Errors
@@ -192,14 +222,16 @@ impl Sending {
         let Some(outgoing) = self.streams.remove(&stream) else { return };
         let transfer = &outgoing.transfer;
         let bulk = transfer.is_bulk();
+        if transfer.body == Body::Stored {
+            out.push(Action::CloseBody { transfer: transfer.id });
+        }
         if bulk {
             self.waiting.retain(|waiting| *waiting != stream);
             self.bulk.retain(|active| *active != stream);
-            out.push(Action::CloseBody { transfer: transfer.id });
         } else {
             self.small.retain(|waiting| *waiting != stream);
             // Counted from the moment its OFFER was packed.
-            if outgoing.head.len() <= transfer.recipients.len() {
+            if outgoing.begun() {
                 self.burst -= transfer.wire_size;
             }
         }
@@ -209,6 +241,7 @@ impl Sending {
     /// A piece of a stored body, or `None` when the disk does not give it.
     pub fn chunk(
         &mut self,
+        now: u64,
         peer: &PublicKey,
         id: &MailId,
         offset: u64,
@@ -218,6 +251,7 @@ impl Sending {
         let found = self.streams.iter_mut().find(|(_, outgoing)| outgoing.transfer.id == *id);
         let Some((&stream, outgoing)) = found else { return };
         outgoing.reading = false;
+        outgoing.active_at = now;
         match octets {
             Some(octets) if !octets.is_empty() => {
                 outgoing.chunk = octets;
@@ -243,14 +277,17 @@ impl Sending {
 
     /// Takes back what has stood still for too long.
     pub fn expire(&mut self, now: u64, peer: &PublicKey, out: &mut Vec<Action>) {
-        let stalled = |outgoing: &Outgoing| now.saturating_sub(outgoing.active_at) > STALL;
-        // What waits behind other mail is not stalled: only what was offered is looked at.
-        let offered = |outgoing: &Outgoing| outgoing.head.is_empty();
-        let late: Vec<u32> =
-            self.streams.iter().filter(|(_, o)| offered(o) && stalled(o)).map(|(stream, _)| *stream).collect();
+        let late = |outgoing: &Outgoing| outgoing.awaits() && now.saturating_sub(outgoing.active_at) > STALL;
+        let late: Vec<u32> = self.streams.iter().filter(|(_, o)| late(o)).map(|(stream, _)| *stream).collect();
         for stream in late {
             self.give_up(peer, stream, &Refusal::temporary(4, 7, "the recipient's agent stopped answering"), out);
         }
+    }
+
+    /// The session is over: bodies that were read are not read any more.
+    pub fn close_bodies(&self, out: &mut Vec<Action>) {
+        let stored = self.streams.values().filter(|outgoing| outgoing.transfer.body == Body::Stored);
+        out.extend(stored.map(|outgoing| Action::CloseBody { transfer: outgoing.transfer.id }));
     }
 
     /// Whether any transfer is unfinished.
@@ -273,8 +310,7 @@ impl Sending {
                 self.small.pop_front();
                 continue;
             };
-            let begun = outgoing.head.len() <= outgoing.transfer.recipients.len();
-            if !begun {
+            if !outgoing.begun() {
                 let open = self.streams_open(remote);
                 let Some(outgoing) = self.streams.get_mut(&stream) else { break };
                 let size = outgoing.transfer.wire_size;
@@ -290,12 +326,22 @@ impl Sending {
                 outgoing.active_at = now;
             }
             let Some(outgoing) = self.streams.get_mut(&stream) else { break };
-            if !append_frames(&mut outgoing.head, packet) || !append_data(outgoing, packet, now) {
+            if !append_frames(&mut outgoing.head, packet) {
+                return;
+            }
+            if outgoing.remaining() > 0 && outgoing.at_hand().is_empty() {
+                // Small, yet in a file: the mails behind it wait for the disk, as what goes on the line is in order.
+                read(outgoing, peer, now, out);
+                break;
+            }
+            if !append_data(outgoing, packet, now) {
                 return;
             }
             self.small.pop_front();
         }
-        while self.bulk.len() < ACTIVE_BULK {
+        // Half of what the peer takes at a time stays free for small mail.
+        let most = ACTIVE_BULK.min(remote.max_transfers as usize / 2).max(1);
+        while self.bulk.len() < most && self.streams_open(remote) {
             let Some(stream) = self.waiting.pop_front() else { break };
             self.bulk.push_back(stream);
         }
@@ -313,17 +359,7 @@ impl Sending {
                 continue;
             }
             if outgoing.at_hand().is_empty() {
-                if !outgoing.reading {
-                    outgoing.reading = true;
-                    let length = READ.min(outgoing.remaining());
-                    out.push(Action::ReadBody {
-                        peer: *peer,
-                        transfer: outgoing.transfer.id,
-                        mail: outgoing.transfer.mail,
-                        offset: outgoing.offset,
-                        length,
-                    });
-                }
+                read(outgoing, peer, now, out);
                 continue;
             }
             append_data(outgoing, packet, now);
@@ -350,6 +386,21 @@ fn refuse_all(peer: &PublicKey, transfer: &Transfer, answered: &[bool], refusal:
             outcome: Outcome::Refused(refusal.clone()),
         });
     }
+}
+
+/// Asks the disk for the next piece, unless it was asked already.
+fn read(outgoing: &mut Outgoing, peer: &PublicKey, now: u64, out: &mut Vec<Action>) {
+    if std::mem::replace(&mut outgoing.reading, true) {
+        return;
+    }
+    outgoing.active_at = now;
+    out.push(Action::ReadBody {
+        peer: *peer,
+        transfer: outgoing.transfer.id,
+        mail: outgoing.transfer.mail,
+        offset: outgoing.offset,
+        length: READ.min(outgoing.remaining()),
+    });
 }
 
 fn append_frame(frames: &mut VecDeque<Vec<u8>>, packet: &mut Vec<u8>) {

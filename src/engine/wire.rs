@@ -340,9 +340,14 @@ fn mail_id(d: &mut Decoder<'_>) -> Result<MailId, decode::Error> {
     d.bytes()?.try_into().map(MailId).map_err(|_| decode::Error::message("a mail id has 16 octets"))
 }
 
+/// Whether the frames can carry `text` as an address.
+pub fn is_address(text: &str) -> bool {
+    text.len() <= MAX_ADDRESS && !text.chars().any(char::is_control)
+}
+
 fn address<'a>(d: &mut Decoder<'a>) -> Result<&'a str, decode::Error> {
     let text = d.str()?;
-    if text.len() > MAX_ADDRESS || text.chars().any(char::is_control) {
+    if !is_address(text) {
         return Err(decode::Error::message("an address is too long or holds a control character"));
     }
     Ok(text)
