@@ -27,6 +27,9 @@ enum State {
 }
 
 struct Incoming {
+    /// Its number for the shells; streams are numbered anew in each session, and an answer that comes late must not be
+    /// taken for the answer to another mail.
+    ticket: u32,
     id: MailId,
     sender: String,
     size: u64,
@@ -68,8 +71,10 @@ pub struct Context<'a> {
     pub rules: &'a Rules,
     /// Why nothing can be stored at the moment, if so.
     pub storage: Option<&'a Refusal>,
-    /// Mails on their way into mailboxes, of this session or an earlier one.
-    pub delivering: &'a mut HashSet<(PublicKey, MailId)>,
+    /// Mails of the peer on their way into mailboxes, of this session or an earlier one.
+    pub delivering: &'a mut HashSet<MailId>,
+    /// The last ticket given out.
+    pub tickets: &'a mut u32,
     /// What is to be done.
     pub out: &'a mut Vec<Action>,
 }
@@ -100,6 +105,8 @@ impl Receiving {
             ))
         } else if offer.wire_size > offer.size.saturating_add(offer.size / 64).saturating_add(1024) {
             Some(Refusal::permanent(6, 0, "the encoded mail is longer than the mail"))
+        } else if encoding == Some(Encoding::Identity) && offer.wire_size != offer.size {
+            Some(Refusal::permanent(6, 0, "the mail is not encoded, yet its two lengths differ"))
         } else if encoding.is_none() {
             Some(Refusal::permanent(6, 1, "unknown encoding of the mail"))
         } else if !offer.sender.is_empty() && offer.sender.parse::<crate::mail::address::Address>().is_err() {
@@ -107,10 +114,11 @@ impl Receiving {
         } else if let Some(refusal) = cx.storage {
             Some(refusal.clone())
         } else if self.streams.len() >= cx.rules.max_transfers
+            || cx.delivering.len() >= cx.rules.max_transfers
             || (bulk && self.streams.values().filter(|i| i.is_bulk()).count() >= cx.rules.max_bulk)
         {
             Some(Refusal::temporary(3, 2, "too many transfers at a time"))
-        } else if !bulk && self.burst + offer.wire_size > 2 * cx.rules.max_burst {
+        } else if !bulk && self.burst > 0 && self.burst + offer.wire_size > cx.rules.max_burst.saturating_mul(2) {
             Some(Refusal::temporary(3, 1, "too much mail at a time"))
         } else {
             None
@@ -129,9 +137,11 @@ impl Receiving {
         if !bulk {
             self.burst += offer.wire_size;
         }
+        *cx.tickets = cx.tickets.wrapping_add(1);
         self.streams.insert(
             offer.stream,
             Incoming {
+                ticket: *cx.tickets,
                 id: offer.id,
                 sender: offer.sender.to_owned(),
                 size: offer.size,
@@ -181,7 +191,7 @@ impl Receiving {
         if incoming.to_be_named == 0 {
             if incoming.recipients.is_empty() {
                 self.remove(stream);
-            } else if cx.delivering.contains(&(cx.peer, incoming.id)) {
+            } else if cx.delivering.contains(&incoming.id) {
                 // The answer comes when that delivery ends.
                 incoming.state = State::Delivering;
                 incoming.buffer = Vec::new();
@@ -189,7 +199,7 @@ impl Receiving {
                 incoming.state = State::Looking;
                 cx.out.push(Action::Lookup {
                     peer: cx.peer,
-                    stream,
+                    stream: incoming.ticket,
                     id: incoming.id,
                     mailboxes: incoming.recipients.iter().map(|(.., mailbox)| *mailbox).collect(),
                     partial: incoming.partial.clone(),
@@ -201,7 +211,8 @@ impl Receiving {
 
     /// What the store has: for each recipient asked about, whether the mailbox has the mail; and the length of the
     /// partial file.
-    pub fn found(&mut self, cx: &mut Context<'_>, stream: u32, stored: &[bool], offset: u64) -> Vec<Frame<'static>> {
+    pub fn found(&mut self, cx: &mut Context<'_>, ticket: u32, stored: &[bool], offset: u64) -> Vec<Frame<'static>> {
+        let Some(stream) = self.stream_of(ticket) else { return Vec::new() };
         let Some(incoming) = self.streams.get_mut(&stream) else { return Vec::new() };
         if incoming.state != State::Looking {
             return Vec::new();
@@ -254,7 +265,13 @@ impl Receiving {
         {
             let octets = std::mem::take(&mut incoming.buffer);
             let offset = incoming.received - octets.len() as u64;
-            cx.out.push(Action::Append { peer: cx.peer, stream, partial: key.clone(), offset, octets });
+            cx.out.push(Action::Append {
+                peer: cx.peer,
+                stream: incoming.ticket,
+                partial: key.clone(),
+                offset,
+                octets,
+            });
         }
         self.complete(cx, stream);
         Ok(())
@@ -266,7 +283,7 @@ impl Receiving {
             return;
         }
         incoming.state = State::Delivering;
-        cx.delivering.insert((cx.peer, incoming.id));
+        cx.delivering.insert(incoming.id);
         let source = match &incoming.partial {
             Some(key) => Source::Partial(key.clone()),
             None => Source::Inline(std::mem::take(&mut incoming.buffer)),
@@ -284,7 +301,8 @@ impl Receiving {
     }
 
     /// A piece could not be written: the peer keeps the mail.
-    pub fn append_failed(&mut self, stream: u32, refusal: &Refusal) -> Option<Frame<'static>> {
+    pub fn append_failed(&mut self, ticket: u32, refusal: &Refusal) -> Option<Frame<'static>> {
+        let stream = self.stream_of(ticket)?;
         self.remove(stream)?;
         Some(Frame::Refused { stream, index: None, refusal: refusal.clone() })
     }
@@ -314,13 +332,17 @@ impl Receiving {
         self.remove(stream);
     }
 
-    /// Gives back the memory of transfers that stand still.
-    pub fn expire(&mut self, now: u64) {
+    /// Gives back the memory of transfers that stand still, and tells the peer.
+    pub fn expire(&mut self, now: u64) -> Vec<Frame<'static>> {
         let late = |i: &Incoming| i.state != State::Delivering && now.saturating_sub(i.active_at) > STALL;
         let streams: Vec<u32> = self.streams.iter().filter(|(_, i)| late(i)).map(|(stream, _)| *stream).collect();
-        for stream in streams {
-            self.remove(stream);
-        }
+        let refusal = Refusal::temporary(4, 7, "the rest of the mail did not come");
+        let refuse = |stream: u32| Frame::Refused { stream, index: None, refusal: refusal.clone() };
+        streams.into_iter().filter(|stream| self.remove(*stream).is_some()).map(refuse).collect()
+    }
+
+    fn stream_of(&self, ticket: u32) -> Option<u32> {
+        self.streams.iter().find(|(_, incoming)| incoming.ticket == ticket).map(|(stream, _)| *stream)
     }
 
     /// Whether any transfer is unfinished.

@@ -66,7 +66,7 @@ pub enum Input<'a> {
     Found {
         /// Of whom.
         peer: PublicKey,
-        /// The transfer.
+        /// The transfer, as the action numbered it.
         stream: u32,
         /// Whether each mailbox asked about has the mail.
         stored: Vec<bool>,
@@ -77,7 +77,7 @@ pub enum Input<'a> {
     AppendFailed {
         /// Of whom.
         peer: PublicKey,
-        /// The transfer.
+        /// The transfer, as the action numbered it.
         stream: u32,
         /// What to tell the peer.
         refusal: Refusal,
@@ -179,7 +179,7 @@ pub enum Action {
     Lookup {
         /// The peer.
         peer: PublicKey,
-        /// The transfer.
+        /// The transfer, by a number that is never used again, so that an answer may come however late.
         stream: u32,
         /// The mail.
         id: MailId,
@@ -192,7 +192,7 @@ pub enum Action {
     Append {
         /// The peer.
         peer: PublicKey,
-        /// The transfer.
+        /// The transfer, by the same number as in [`Action::Lookup`].
         stream: u32,
         /// The file.
         partial: PartialKey,
@@ -262,6 +262,8 @@ struct Peer {
     violations: u32,
     noted_at: Option<u64>,
     unnoted: u32,
+    /// Its mails on their way into mailboxes; they outlive the session.
+    delivering: HashSet<MailId>,
 }
 
 /// All links of one account.
@@ -271,7 +273,7 @@ pub struct Engine {
     drawn: u64,
     epochs: u64,
     peers: HashMap<PublicKey, Peer>,
-    delivering: HashSet<(PublicKey, MailId)>,
+    tickets: u32,
     storage: Option<Refusal>,
     /// Peers for whom something may have to be sent.
     dirty: BTreeSet<PublicKey>,
@@ -287,7 +289,7 @@ impl Engine {
             drawn: 0,
             epochs: 0,
             peers: HashMap::new(),
-            delivering: HashSet::new(),
+            tickets: 0,
             storage: None,
             dirty: BTreeSet::new(),
             next_check: 0,
@@ -347,6 +349,7 @@ impl Engine {
             violations: 0,
             noted_at: None,
             unnoted: 0,
+            delivering: HashSet::new(),
         })
     }
 
@@ -406,7 +409,7 @@ impl Engine {
                 });
             }
             Input::Delivered { peer, id, results } => {
-                self.delivering.remove(&(peer, id));
+                self.peer(peer).delivering.remove(&id);
                 self.receive(now, peer, out, |receiving, _| Ok(receiving.delivered(&id, &results)));
             }
             Input::Recorded { peer, id } => {
@@ -438,7 +441,7 @@ impl Engine {
         out: &mut Vec<Action>,
         work: impl FnOnce(&mut Receiving, &mut Context<'_>) -> Result<Vec<Frame<'static>>, &'static str>,
     ) {
-        let Some(Peer { state: State::Up(link), .. }) = self.peers.get_mut(&peer) else { return };
+        let Some(Peer { state: State::Up(link), delivering, .. }) = self.peers.get_mut(&peer) else { return };
         self.dirty.insert(peer);
         let first = out.len();
         let mut cx = Context {
@@ -446,7 +449,8 @@ impl Engine {
             peer,
             rules: &self.rules,
             storage: self.storage.as_ref(),
-            delivering: &mut self.delivering,
+            delivering,
+            tickets: &mut self.tickets,
             out,
         };
         let result = work(&mut link.receiving, &mut cx);
@@ -704,7 +708,8 @@ impl Engine {
                 State::Closed { .. } => self.peer(key).state = State::Offline,
                 State::Up(link) => {
                     link.sending.expire(now, &key, out);
-                    link.receiving.expire(now);
+                    let late = link.receiving.expire(now);
+                    late.iter().for_each(|refused| link.sending.control(refused));
                     let since = link.window.oldest().map(|at| at.max(link.window.acknowledged_at()));
                     if since.is_some_and(|at| now.saturating_sub(at) > UNACKNOWLEDGED) {
                         self.leave(key, out);
