@@ -4,7 +4,7 @@
 //! The owner feeds [`Input`]s with [`Engine::handle`], then calls [`Engine::poll`], and carries out the [`Action`]s in
 //! order, feeding back what they bring.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::incoming::{Context, Receiving};
 use super::outgoing::{BULK_CREDITS, SMALL_CREDITS, Sending};
@@ -24,8 +24,10 @@ const CLOSED: u64 = 60 * SECOND;
 const CLOSED_MAX: u64 = 3600 * SECOND;
 /// How long packets may stay unacknowledged before the session is set up anew.
 const UNACKNOWLEDGED: u64 = 60 * SECOND;
-/// A peer that lets this many answers pile up reads nothing.
-const MAX_BACKLOG: usize = 100_000;
+/// A peer that lets this many answers pile up reads nothing: more than max_transfers mails can bring.
+const MAX_BACKLOG: usize = 32_768;
+/// A peer that says HELLO more often than this in [`NOTE_EVERY`] is out of its mind.
+const MAX_HELLOS: u32 = 100;
 /// How often a peer's misbehaviour is worth a log line.
 const NOTE_EVERY: u64 = 60 * SECOND;
 
@@ -40,7 +42,8 @@ pub enum Input<'a> {
     CustomPacket(PublicKey, &'a [u8]),
     /// A message of the friend: a packet of the link.
     Packet(PublicKey, &'a [u8]),
-    /// A packet that was to be sent was not taken, so the session has a gap.
+    /// A packet that was to be sent was not taken, so the session has a gap. What the actions at hand have for this peer
+    /// after it must not be sent either, up to its next HELLO.
     SendFailed(PublicKey),
     /// Transfers from the queue, for the session that asked for them.
     Work {
@@ -221,7 +224,6 @@ pub enum Action {
 
 struct Greeting {
     session: Session,
-    remote: Option<Hello>,
     /// The peer's session of which we told it that we heard.
     told: Option<Session>,
     again_at: u64,
@@ -238,12 +240,10 @@ struct Link {
     /// Packets taken in that count, and how many of them were acknowledged.
     received: u64,
     acknowledged: u64,
-}
-
-impl Link {
-    fn is_busy(&self) -> bool {
-        self.window.in_flight() > 0 || self.sending.is_busy() || self.receiving.is_busy()
-    }
+    /// Whether the peer's link is known to be up too, by any packet of it.
+    heard: bool,
+    /// How often the peer said HELLO although this link is up and nothing was heard on its.
+    hellos: u32,
 }
 
 enum State {
@@ -259,9 +259,12 @@ enum State {
 struct Peer {
     online: bool,
     state: State,
+    /// How often it broke the rules since it last took a mail.
     violations: u32,
     noted_at: Option<u64>,
     unnoted: u32,
+    hellos: u32,
+    hellos_since: u64,
     /// Its mails on their way into mailboxes; they outlive the session.
     delivering: HashSet<MailId>,
 }
@@ -272,11 +275,12 @@ pub struct Engine {
     seed: [u8; 32],
     drawn: u64,
     epochs: u64,
-    peers: HashMap<PublicKey, Peer>,
+    peers: BTreeMap<PublicKey, Peer>,
     tickets: u32,
     storage: Option<Refusal>,
     /// Peers for whom something may have to be sent.
     dirty: BTreeSet<PublicKey>,
+    /// When something may be late; `u64::MAX` when nothing is awaited.
     next_check: u64,
 }
 
@@ -288,11 +292,11 @@ impl Engine {
             seed,
             drawn: 0,
             epochs: 0,
-            peers: HashMap::new(),
+            peers: BTreeMap::new(),
             tickets: 0,
             storage: None,
             dirty: BTreeSet::new(),
-            next_check: 0,
+            next_check: u64::MAX,
         }
     }
 
@@ -304,11 +308,6 @@ impl Engine {
     /// Whether a mail link with the peer is up.
     pub fn is_up(&self, peer: &PublicKey) -> bool {
         self.peers.get(peer).is_some_and(|peer| matches!(peer.state, State::Up(_)))
-    }
-
-    /// Whether any transfer is unfinished or packet unacknowledged.
-    pub fn is_busy(&self) -> bool {
-        self.peers.values().any(|peer| matches!(&peer.state, State::Up(link) if link.is_busy()))
     }
 
     /// The octets sent so far of every transfer to this peer.
@@ -349,6 +348,8 @@ impl Engine {
             violations: 0,
             noted_at: None,
             unnoted: 0,
+            hellos: 0,
+            hellos_since: 0,
             delivering: HashSet::new(),
         })
     }
@@ -373,6 +374,10 @@ impl Engine {
             }
             Input::CustomPacket(peer, packet) => match Hello::from_packet(packet) {
                 None => {}
+                Some(_) if matches!(self.peer(peer).state, State::Closed { .. }) => {}
+                Some(_) if self.too_many_hellos(now, peer) => {
+                    self.close(now, peer, "says HELLO again and again", out);
+                }
                 Some(Ok(hello)) => self.on_hello(now, peer, hello, out),
                 Some(Err(error)) => self.close(now, peer, &format!("malformed HELLO: {error}"), out),
             },
@@ -480,11 +485,10 @@ impl Engine {
     }
 
     /// Begins a session: says HELLO and waits for the answer.
-    fn greet(&mut self, now: u64, peer: PublicKey, remote: Option<Hello>, out: &mut Vec<Action>) {
+    fn greet(&mut self, now: u64, peer: PublicKey, told: Option<Session>, out: &mut Vec<Action>) {
         let session = self.draw();
-        let told = remote.as_ref().map(|hello| hello.session);
         out.push(Action::SendCustom { peer, packet: self.hello(session, told) });
-        let greeting = Greeting { session, remote, told, again_at: now + HELLO_AGAIN, wait: HELLO_AGAIN };
+        let greeting = Greeting { session, told, again_at: now + HELLO_AGAIN, wait: HELLO_AGAIN };
         self.peer(peer).state = State::Greeting(greeting);
         self.next_check = self.next_check.min(now + HELLO_AGAIN);
     }
@@ -502,22 +506,33 @@ impl Engine {
     fn on_hello(&mut self, now: u64, key: PublicKey, hello: Hello, out: &mut Vec<Action>) {
         if !hello.versions.contains(&VERSION) {
             let text = format!("speaks other versions of the protocol ({:?}, {})", hello.versions, hello.software);
+            if matches!(&self.peer(key).state, State::Up(link) if link.remote.session != hello.session) {
+                self.leave(key, out);
+            }
             return self.note(now, key, text, out);
         }
         match &mut self.peer(key).state {
             State::Closed { .. } => {}
-            State::Offline => self.greet(now, key, Some(hello), out),
+            State::Offline => self.greet(now, key, Some(hello.session), out),
+            // Said before the answer arrived.
+            State::Up(link) if link.remote.session == hello.session && link.heard => {}
             State::Up(link) if link.remote.session == hello.session => {
-                // It may have missed that we heard it.
-                if hello.heard != Some(link.session) {
-                    let (session, heard) = (link.session, link.remote.session);
+                link.hellos += 1;
+                let (session, heard) = (link.session, link.remote.session);
+                if link.hellos == 1 && link.window.is_fresh() {
+                    // It may have missed that we heard it.
                     out.push(Action::SendCustom { peer: key, packet: self.hello(session, Some(heard)) });
+                    out.push(up_too(key));
+                } else if link.hellos > 1 {
+                    // It keeps asking, and does not listen to what was sent to it: only a new session has no gap.
+                    self.leave(key, out);
+                    self.greet(now, key, Some(heard), out);
                 }
             }
             State::Up(_) => {
                 // It began anew, without our having noticed that it was gone.
                 self.leave(key, out);
-                self.greet(now, key, Some(hello), out);
+                self.greet(now, key, Some(hello.session), out);
             }
             State::Greeting(greeting) => {
                 let session = greeting.session;
@@ -539,18 +554,29 @@ impl Engine {
                         receiving: Receiving::default(),
                         received: 0,
                         acknowledged: 0,
+                        heard: false,
+                        hellos: 0,
                     }));
                     out.push(Action::LinkUp { peer: key, epoch, small: SMALL_CREDITS, bulk: BULK_CREDITS });
-                } else if let State::Greeting(greeting) = &mut self.peer(key).state {
-                    greeting.remote = Some(hello);
+                    out.push(up_too(key));
                 }
             }
         }
     }
 
+    fn too_many_hellos(&mut self, now: u64, key: PublicKey) -> bool {
+        let peer = self.peer(key);
+        if now.saturating_sub(peer.hellos_since) > NOTE_EVERY {
+            (peer.hellos_since, peer.hellos) = (now, 0);
+        }
+        peer.hellos += 1;
+        peer.hellos > MAX_HELLOS
+    }
+
     fn on_packet(&mut self, now: u64, peer: PublicKey, packet: &[u8], out: &mut Vec<Action>) {
-        if !self.is_up(&peer) {
-            return;
+        match self.link(&peer) {
+            Some(link) => link.heard = true,
+            None => return,
         }
         let mut counts = false;
         for frame in Frames::new(packet) {
@@ -644,12 +670,7 @@ impl Engine {
 
     /// When [`Engine::poll`] has something to do even if nothing happens.
     pub fn deadline(&self) -> Option<u64> {
-        let waits = |peer: &Peer| match &peer.state {
-            State::Offline => false,
-            State::Greeting(_) | State::Closed { .. } => true,
-            State::Up(link) => link.is_busy(),
-        };
-        self.peers.values().any(waits).then_some(self.next_check)
+        (self.next_check != u64::MAX).then_some(self.next_check)
     }
 
     fn pump(&mut self, now: u64, key: PublicKey, out: &mut Vec<Action>) {
@@ -686,24 +707,32 @@ impl Engine {
                 break;
             }
         }
+        if link.window.in_flight() > 0 || link.sending.is_busy() || link.receiving.is_busy() {
+            self.next_check = self.next_check.min(now + SECOND);
+        }
     }
 
     fn check(&mut self, now: u64, out: &mut Vec<Action>) {
-        self.next_check = now + SECOND;
+        let mut next = u64::MAX;
+        self.next_check = u64::MAX;
         let keys: Vec<PublicKey> = self.peers.keys().copied().collect();
         for key in keys {
             let online = self.peer(key).online;
             match &mut self.peer(key).state {
                 State::Offline => {}
                 State::Greeting(greeting) => {
-                    if now >= greeting.again_at {
+                    let late = now >= greeting.again_at;
+                    if late {
                         greeting.wait = (greeting.wait * 2).min(HELLO_MAX);
                         greeting.again_at = now + greeting.wait;
+                    }
+                    next = next.min(greeting.again_at);
+                    if late {
                         let (session, told) = (greeting.session, greeting.told);
                         out.push(Action::SendCustom { peer: key, packet: self.hello(session, told) });
                     }
                 }
-                State::Closed { until } if now < *until => {}
+                State::Closed { until } if now < *until => next = next.min(*until),
                 State::Closed { .. } if online => self.greet(now, key, None, out),
                 State::Closed { .. } => self.peer(key).state = State::Offline,
                 State::Up(link) => {
@@ -723,6 +752,22 @@ impl Engine {
         for peer in std::mem::take(&mut self.dirty) {
             self.pump(now, peer, out);
         }
-        self.peers.retain(|_, peer| !matches!(peer.state, State::Offline) || peer.violations > 0 || peer.unnoted > 0);
+        self.next_check = self.next_check.min(next);
+        // What limits a peer outlives its session.
+        self.peers.retain(|_, peer| {
+            !matches!(peer.state, State::Offline)
+                || peer.violations > 0
+                || peer.unnoted > 0
+                || !peer.delivering.is_empty()
+                || peer.noted_at.is_some_and(|at| now.saturating_sub(at) < NOTE_EVERY)
+        });
     }
+}
+
+/// The first packet of a session, which counts for nothing: it tells the peer that this side is up, so that it can take
+/// a HELLO that was long on its way for what it is.
+fn up_too(peer: PublicKey) -> Action {
+    let mut packet = Vec::new();
+    Frame::Ack(0).encode(&mut packet);
+    Action::Send { peer, packet }
 }

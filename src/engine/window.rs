@@ -96,6 +96,11 @@ impl Window {
         self.in_flight.len()
     }
 
+    /// Whether no packet was sent yet.
+    pub fn is_fresh(&self) -> bool {
+        self.sent == 0
+    }
+
     /// When the oldest packet on its way was sent.
     pub fn oldest(&self) -> Option<u64> {
         self.in_flight.front().map(|packet| packet.at)
