@@ -393,7 +393,7 @@ impl Engine {
                     && link.epoch == epoch
                 {
                     for transfer in transfers {
-                        link.sending.take(now, &peer, &link.remote, transfer, out);
+                        link.sending.take(&peer, &link.remote, transfer, out);
                     }
                 }
                 // For a session that is over nothing needs to be done: its LinkDown put the transfers back.
@@ -550,7 +550,7 @@ impl Engine {
                         epoch,
                         remote: hello,
                         window: Window::new(),
-                        sending: Sending::default(),
+                        sending: Sending::new(&session),
                         receiving: Receiving::default(),
                         received: 0,
                         acknowledged: 0,

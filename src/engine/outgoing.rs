@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::link::Action;
-use super::transfer::{Body, MailId, Outcome, Transfer};
-use super::wire::{DATA_OVERHEAD, Frame, Hello, MAX_PACKET, Offer, is_address};
+use super::transfer::{Body, MailId, Outcome, Transfer, TransferRecipient};
+use super::wire::{DATA_OVERHEAD, Frame, Hello, MAX_PACKET, Offer, Session, is_address};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::status::Refusal;
 
@@ -25,7 +25,7 @@ pub const BULK_CREDITS: u32 = 8;
 struct Outgoing {
     stream: u32,
     transfer: Transfer,
-    /// OFFER and RECIPIENT frames not yet sent.
+    /// RECIPIENT frames not yet sent.
     head: VecDeque<Vec<u8>>,
     offset: u64,
     /// A piece of a stored body and where it begins.
@@ -40,11 +40,6 @@ struct Outgoing {
 impl Outgoing {
     fn remaining(&self) -> u64 {
         self.transfer.wire_size - self.offset
-    }
-
-    /// Whether its OFFER was packed.
-    fn begun(&self) -> bool {
-        self.head.len() <= self.transfer.recipients.len()
     }
 
     /// Whether it is for others, the peer or the disk, to do something; what merely waits for its turn is not late.
@@ -66,14 +61,16 @@ impl Outgoing {
 }
 
 /// All transfers to one peer.
-#[derive(Default)]
 pub struct Sending {
+    /// Those that were offered. A stream gets its number with its OFFER, for the numbers must come in order although small
+    /// mail overtakes bulk.
     streams: BTreeMap<u32, Outgoing>,
     last_stream: u32,
-    /// Small mails not yet sent whole, in order.
-    small: VecDeque<u32>,
-    /// Bulk mails not yet offered.
-    waiting: VecDeque<u32>,
+    /// Small and bulk mails not yet offered, in order.
+    small: VecDeque<Transfer>,
+    waiting: VecDeque<Transfer>,
+    /// The small mail that is not yet sent whole.
+    current: Option<u32>,
     /// Bulk mails on offer or on the way, in turn.
     bulk: VecDeque<u32>,
     /// Octets of small mail offered and not answered.
@@ -83,6 +80,21 @@ pub struct Sending {
 }
 
 impl Sending {
+    /// Of a new session. Its streams are numbered from anywhere, so that an answer of an earlier session is not taken for
+    /// one of this.
+    pub fn new(session: &Session) -> Self {
+        Self {
+            streams: BTreeMap::new(),
+            last_stream: u32::from_be_bytes([session[0], session[1], session[2], session[3]]) >> 1,
+            small: VecDeque::new(),
+            waiting: VecDeque::new(),
+            current: None,
+            bulk: VecDeque::new(),
+            burst: 0,
+            control: VecDeque::new(),
+        }
+    }
+
     /// Queues a control frame.
     pub fn control(&mut self, frame: &Frame<'_>) {
         let mut octets = Vec::with_capacity(64);
@@ -96,7 +108,7 @@ impl Sending {
     }
 
     /// Takes a transfer from the queue, or answers it at once when the peer's limits forbid it.
-    pub fn take(&mut self, now: u64, peer: &PublicKey, remote: &Hello, transfer: Transfer, out: &mut Vec<Action>) {
+    pub fn take(&mut self, peer: &PublicKey, remote: &Hello, transfer: Transfer, out: &mut Vec<Action>) {
         if let Some(refusal) = self.unfit(remote, &transfer) {
             refuse_all(peer, &transfer, &vec![false; transfer.recipients.len()], &refusal, out);
             out.push(Action::Grant {
@@ -106,15 +118,22 @@ impl Sending {
             });
             return;
         }
-        self.last_stream += 1;
-        let stream = self.last_stream;
-        let mut head = VecDeque::new();
-        let mut push = |frame: Frame<'_>| {
+        if transfer.is_bulk() {
+            self.waiting.push_back(transfer);
+        } else {
+            self.small.push_back(transfer);
+        }
+    }
+
+    /// Offers a transfer in `packet` if its OFFER fits; gives it back if not.
+    fn offer(&mut self, now: u64, transfer: Transfer, packet: &mut Vec<u8>) -> Result<u32, Box<Transfer>> {
+        let stream = self.last_stream + 1;
+        let encoded = |frame: Frame<'_>| {
             let mut octets = Vec::with_capacity(160);
             frame.encode(&mut octets);
-            head.push_back(octets);
+            octets
         };
-        push(Frame::Offer(Offer {
+        let offer = encoded(Frame::Offer(Offer {
             stream,
             id: transfer.id,
             size: transfer.size,
@@ -125,30 +144,29 @@ impl Sending {
             recipients: transfer.recipients.len() as u32,
             deadline: transfer.deadline,
         }));
-        for recipient in &transfer.recipients {
-            push(Frame::Recipient { stream, index: recipient.index, address: &recipient.address });
+        if packet.len() + offer.len() > MAX_PACKET {
+            return Err(Box::new(transfer));
         }
-        if transfer.is_bulk() {
-            self.waiting.push_back(stream);
-        } else {
-            self.small.push_back(stream);
-        }
-        let answered = vec![false; transfer.recipients.len()];
-        self.streams.insert(
+        packet.extend_from_slice(&offer);
+        self.last_stream = stream;
+        let recipient = |r: &TransferRecipient| {
+            let TransferRecipient { index, address } = r;
+            encoded(Frame::Recipient { stream, index: *index, address })
+        };
+        let outgoing = Outgoing {
             stream,
-            Outgoing {
-                stream,
-                accepted: !transfer.is_bulk(),
-                transfer,
-                head,
-                offset: 0,
-                chunk: Vec::new(),
-                chunk_at: 0,
-                reading: false,
-                answered,
-                active_at: now,
-            },
-        );
+            accepted: !transfer.is_bulk(),
+            head: transfer.recipients.iter().map(recipient).collect(),
+            offset: 0,
+            chunk: Vec::new(),
+            chunk_at: 0,
+            reading: false,
+            answered: vec![false; transfer.recipients.len()],
+            active_at: now,
+            transfer,
+        };
+        self.streams.insert(stream, outgoing);
+        Ok(stream)
     }
 
     /// Why a transfer cannot even be offered: an offer that the peer must take for a violation would end the link, and
@@ -163,7 +181,14 @@ impl Sending {
             Some(Refusal::permanent(1, 3, "the recipient address cannot be sent to the recipient's agent"))
         } else if matches!(&transfer.body, Body::Inline(octets) if octets.len() as u64 != transfer.wire_size) {
             Some(Refusal::temporary(3, 0, "the queued mail is damaged"))
-        } else if self.streams.values().any(|other| other.transfer.id == transfer.id) {
+        } else if self
+            .streams
+            .values()
+            .map(|outgoing| &outgoing.transfer)
+            .chain(&self.small)
+            .chain(&self.waiting)
+            .any(|other| other.id == transfer.id)
+        {
             // Its recipients in two transfers at a time: the peer would take the later for the earlier one begun anew.
             Some(Refusal::temporary(3, 2, "the same mail is on its way to other recipients at this agent"))
         } else {
@@ -226,14 +251,10 @@ impl Sending {
             out.push(Action::CloseBody { transfer: transfer.id });
         }
         if bulk {
-            self.waiting.retain(|waiting| *waiting != stream);
             self.bulk.retain(|active| *active != stream);
         } else {
-            self.small.retain(|waiting| *waiting != stream);
-            // Counted from the moment its OFFER was packed.
-            if outgoing.begun() {
-                self.burst -= transfer.wire_size;
-            }
+            self.current.take_if(|current| *current == stream);
+            self.burst -= transfer.wire_size;
         }
         out.push(Action::Grant { peer: *peer, small: u32::from(!bulk), bulk: u32::from(bulk) });
     }
@@ -292,7 +313,7 @@ impl Sending {
 
     /// Whether any transfer is unfinished.
     pub fn is_busy(&self) -> bool {
-        !self.streams.is_empty()
+        !(self.streams.is_empty() && self.small.is_empty() && self.waiting.is_empty())
     }
 
     /// Name and sent octets of every transfer that has begun.
@@ -305,27 +326,30 @@ impl Sending {
         if !append_frames(&mut self.control, packet) {
             return;
         }
-        while let Some(&stream) = self.small.front() {
-            let Some(outgoing) = self.streams.get_mut(&stream) else {
-                self.small.pop_front();
-                continue;
+        loop {
+            let stream = match self.current {
+                Some(stream) => stream,
+                None => {
+                    let Some(next) = self.small.front() else { break };
+                    let size = next.wire_size;
+                    if !self.is_open(remote) || (self.burst > 0 && self.burst + size > remote.max_burst) {
+                        break;
+                    }
+                    let Some(next) = self.small.pop_front() else { break };
+                    match self.offer(now, next, packet) {
+                        Ok(stream) => {
+                            self.burst += size;
+                            self.current = Some(stream);
+                            stream
+                        }
+                        Err(next) => return self.small.push_front(*next),
+                    }
+                }
             };
-            if !outgoing.begun() {
-                let open = self.streams_open(remote);
-                let Some(outgoing) = self.streams.get_mut(&stream) else { break };
-                let size = outgoing.transfer.wire_size;
-                if !open || (self.burst > 0 && self.burst + size > remote.max_burst) {
-                    break;
-                }
-                let before = packet.len();
-                append_frame(&mut outgoing.head, packet);
-                if packet.len() == before {
-                    return;
-                }
-                self.burst += size;
+            let Some(outgoing) = self.streams.get_mut(&stream) else { break };
+            if !outgoing.head.is_empty() {
                 outgoing.active_at = now;
             }
-            let Some(outgoing) = self.streams.get_mut(&stream) else { break };
             if !append_frames(&mut outgoing.head, packet) {
                 return;
             }
@@ -337,13 +361,16 @@ impl Sending {
             if !append_data(outgoing, packet, now) {
                 return;
             }
-            self.small.pop_front();
+            self.current = None;
         }
         // Half of what the peer takes at a time stays free for small mail.
         let most = ACTIVE_BULK.min(remote.max_transfers as usize / 2).max(1);
-        while self.bulk.len() < most && self.streams_open(remote) {
-            let Some(stream) = self.waiting.pop_front() else { break };
-            self.bulk.push_back(stream);
+        while self.bulk.len() < most && self.is_open(remote) {
+            let Some(next) = self.waiting.pop_front() else { break };
+            match self.offer(now, next, packet) {
+                Ok(stream) => self.bulk.push_back(stream),
+                Err(next) => return self.waiting.push_front(*next),
+            }
         }
         for _ in 0..self.bulk.len() {
             let Some(stream) = self.bulk.pop_front() else { break };
@@ -370,9 +397,8 @@ impl Sending {
     }
 
     /// Whether the peer takes one more transfer.
-    fn streams_open(&self, remote: &Hello) -> bool {
-        let not_begun = self.small.len() + self.waiting.len();
-        self.streams.len() - not_begun.min(self.streams.len()) < remote.max_transfers.max(1) as usize
+    fn is_open(&self, remote: &Hello) -> bool {
+        self.streams.len() < remote.max_transfers.max(1) as usize
     }
 }
 
