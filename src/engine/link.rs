@@ -459,16 +459,22 @@ impl Engine {
             out,
         };
         let result = work(&mut link.receiving, &mut cx);
-        match result {
-            Ok(replies) => replies.iter().for_each(|reply| link.sending.control(reply)),
-            Err(violation) => self.close(now, peer, violation, out),
-        }
+        let violation = match result {
+            Ok(replies) => {
+                replies.iter().for_each(|reply| link.sending.control(reply));
+                None
+            }
+            Err(violation) => Some(violation),
+        };
         // Notes of the receiving half pass the limit of notes.
         let notes: Vec<Action> = out.extract_if(first.., |action| matches!(action, Action::Note { .. })).collect();
         for note in notes {
             if let Action::Note { peer, text } = note {
                 self.note(now, peer, text, out);
             }
+        }
+        if let Some(violation) = violation {
+            self.close(now, peer, violation, out);
         }
     }
 
