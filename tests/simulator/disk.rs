@@ -71,7 +71,6 @@ pub struct Record {
 /// A file of a Maildir.
 #[derive(Debug, Clone)]
 pub struct File {
-    pub peer: PublicKey,
     pub id: MailId,
     pub mailbox: usize,
     pub digest: Digest,
@@ -133,7 +132,7 @@ impl Disk {
                 void.push(*key);
             }
         }
-        void.iter().for_each(|key| drop(self.received.remove(key)));
+        self.received.retain(|key, _| !void.contains(key));
         self.tmp.clear();
     }
 
@@ -216,7 +215,9 @@ impl Disk {
                 self.bounces.push((mail, index, format!("{} {}", refusal.status(), refusal.text())));
                 self.rows.remove(&(mail, index));
             }
-            Outcome::Stored { .. } => drop(self.rows.remove(&(mail, index))),
+            Outcome::Stored { .. } => {
+                self.rows.remove(&(mail, index));
+            }
         }
         !self.rows.range((mail, 0)..=(mail, u32::MAX)).any(|(_, row)| row.transfer == *transfer)
     }

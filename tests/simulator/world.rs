@@ -353,15 +353,14 @@ impl World {
                 }
                 self.input(agent, |_, _, _| {});
             }
-            Event::Packet { from, to, connection, custom, octets } => {
-                if self.agents[to].sees[from] == Some(connection) && self.is_connected(from, to, connection) {
-                    let peer = key(from);
-                    self.input(to, |engine, now, out| {
-                        let input =
-                            if custom { Input::CustomPacket(peer, &octets) } else { Input::Packet(peer, &octets) };
-                        engine.handle(now, input, out);
-                    });
-                }
+            Event::Packet { from, to, connection, custom, octets }
+                if self.agents[to].sees[from] == Some(connection) && self.is_connected(from, to, connection) =>
+            {
+                let peer = key(from);
+                self.input(to, |engine, now, out| {
+                    let input = if custom { Input::CustomPacket(peer, &octets) } else { Input::Packet(peer, &octets) };
+                    engine.handle(now, input, out);
+                });
             }
             Event::Online { agent, peer, connection } if self.is_connected(agent, peer, connection) => {
                 match self.agents[agent].sees[peer] {
@@ -724,7 +723,7 @@ impl World {
                 let mailboxes: BTreeSet<usize> = delivery.recipients.iter().map(|(.., mailbox)| *mailbox).collect();
                 for mailbox in mailboxes {
                     a.disk.files += 1;
-                    let file = File { peer: delivery.peer, id: delivery.id, mailbox, digest: found };
+                    let file = File { id: delivery.id, mailbox, digest: found };
                     a.disk.tmp.insert(a.disk.files, file);
                     delivering.files.push((mailbox, a.disk.files, None));
                 }
@@ -825,7 +824,9 @@ impl World {
         let mut renames = Vec::new();
         for job in jobs {
             match job {
-                StoreJob::LinkUp { peer, epoch, credits } => drop(run.links.insert(peer, Credits { epoch, credits })),
+                StoreJob::LinkUp { peer, epoch, credits } => {
+                    run.links.insert(peer, Credits { epoch, credits });
+                }
                 StoreJob::Grant { peer, credits } => {
                     if let Some(link) = run.links.get_mut(&peer) {
                         link.credits[0] += credits[0];
