@@ -329,7 +329,6 @@ fn ten_thousand_offers_are_refused_beyond_the_limit_and_later_mail_works() {
         let mut id = [0; 16];
         id[..4].copy_from_slice(&stream.to_be_bytes());
         bench.send(BAD, &[offer(stream, MailId(id), 3), recipient(stream, BOB)]);
-        bench.send(BAD, &[Frame::Ack(bench.packets.len() as u64)].map(|_| Frame::Ack(0)));
     }
     let lookups = bench.lookups();
     assert_eq!(lookups.len(), 256);
@@ -345,7 +344,7 @@ fn ten_thousand_offers_are_refused_beyond_the_limit_and_later_mail_works() {
     assert_eq!(bench.lookups().len(), 1, "there is room again");
     // One who lets answers pile up without end reads nothing and is cut off.
     for stream in 10_002..60_000 {
-        bench.send(BAD, &[offer(stream, MailId([1; 16]), 3).clone(), recipient(stream, "x@example.net")]);
+        bench.send(BAD, &[offer(stream, MailId([1; 16]), 3), recipient(stream, "x@example.net")]);
     }
     assert!(!bench.engine.is_up(&BAD));
     assert_eq!(bench.answers(BAD).last().unwrap(), "close: answers are not taken in");
