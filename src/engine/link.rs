@@ -520,16 +520,17 @@ impl Engine {
         match &mut self.peer(key).state {
             State::Closed { .. } => {}
             State::Offline => self.greet(now, key, Some(hello.session), out),
-            // Said before the answer arrived.
-            State::Up(link) if link.remote.session == hello.session && link.heard => {}
             State::Up(link) if link.remote.session == hello.session => {
                 link.hellos += 1;
                 let (session, heard) = (link.session, link.remote.session);
-                if link.hellos == 1 && link.window.is_fresh() {
+                // Of a peer that was heard it was said before the answer arrived, unless that packet was one of an earlier
+                // session: then more of them follow.
+                let late = if link.heard { 2 } else { 1 };
+                if link.hellos == 1 && !link.heard && link.window.is_fresh() {
                     // It may have missed that we heard it.
                     out.push(Action::SendCustom { peer: key, packet: self.hello(session, Some(heard)) });
                     out.push(up_too(key));
-                } else if link.hellos > 1 {
+                } else if link.hellos > late {
                     // It keeps asking, and does not listen to what was sent to it: only a new session has no gap.
                     self.leave(key, out);
                     self.greet(now, key, Some(heard), out);
