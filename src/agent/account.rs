@@ -1,6 +1,6 @@
 //! One thread per account: it owns the Tox instance and the engine, and lets each hear what the other says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::net::ToSocketAddrs;
@@ -181,6 +181,8 @@ pub struct AccountThread {
     friends: HashMap<PublicKey, FriendNumber>,
     keys: HashMap<FriendNumber, PublicKey>,
     connections: HashMap<PublicKey, Connection>,
+    /// Peers to whom a packet could not be sent, until the next HELLO.
+    broken: HashSet<PublicKey>,
     asking: HashMap<PublicKey, Asking>,
     bootstrap_nodes: Vec<BootstrapNode>,
     resolve: bool,
@@ -227,6 +229,7 @@ impl AccountThread {
             friends: HashMap::new(),
             keys: HashMap::new(),
             connections: HashMap::new(),
+            broken: HashSet::new(),
             asking: HashMap::new(),
             bootstrap_nodes,
             resolve,
@@ -503,13 +506,19 @@ impl AccountThread {
         let now = self.now();
         match action {
             Action::Send { peer, packet } => {
+                // What follows a packet that was not taken belongs to a session with a gap: the peer must not see it.
+                if self.broken.contains(&peer) {
+                    return;
+                }
                 let sent = self.friends.get(&peer).map(|number| self.tox.send_message(*number, &packet));
                 if !matches!(sent, Some(Ok(()))) {
+                    self.broken.insert(peer);
                     self.engine.handle(now, Input::SendFailed(peer), actions);
                 }
             }
             Action::SendCustom { peer, packet } => {
-                // HELLO is said again until it is answered.
+                // HELLO begins a session anew, and is said again until it is answered.
+                self.broken.remove(&peer);
                 if let Some(number) = self.friends.get(&peer) {
                     let _ = self.tox.send_packet(*number, &packet);
                 }

@@ -142,7 +142,7 @@ pub fn recover(store: &Store, reader: &Reader, directory: &Directory, now: i64) 
             // Renamed, then read and moved or removed by its owner; or, after so long, cleaned out of tmp/ by a mail
             // reader: then nothing was promised and the peer's offer is welcome.
             None if now - unpublished.at < VOID_AGE => finished.push(received),
-            None => store.forget_unpublished(received),
+            None => store.forget_unpublished(received)?,
         }
     }
     if !finished.is_empty() {
@@ -405,8 +405,12 @@ impl Worker {
                     // happened all the same (only its fsync failed), the file is visible and the record must stay.
                     log::error!("{}: cannot make a mail visible: {error}", received.account);
                     if matches!(maildir.find(&received.file), Ok(Some(Place::Tmp) | None)) {
-                        discard(&maildir, &received.file);
-                        self.store.forget_unpublished(received);
+                        let file = received.file.clone();
+                        // The file goes last: while the record stands, the next start finds and publishes it.
+                        match self.store.forget_unpublished(received) {
+                            Ok(()) => discard(&maildir, &file),
+                            Err(error) => log::error!("{file} stays in tmp/ until the next start: {error}"),
+                        }
                     }
                     outcomes.push((mailbox, Err(disk_refusal(&error))));
                 }

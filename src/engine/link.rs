@@ -246,6 +246,12 @@ struct Link {
     hellos: u32,
 }
 
+impl Link {
+    fn is_busy(&self) -> bool {
+        self.window.in_flight() > 0 || self.sending.is_busy() || self.receiving.is_busy()
+    }
+}
+
 enum State {
     Offline,
     Greeting(Greeting),
@@ -308,6 +314,11 @@ impl Engine {
     /// Whether a mail link with the peer is up.
     pub fn is_up(&self, peer: &PublicKey) -> bool {
         self.peers.get(peer).is_some_and(|peer| matches!(peer.state, State::Up(_)))
+    }
+
+    /// Whether any transfer is unfinished or packet unacknowledged.
+    pub fn is_busy(&self) -> bool {
+        self.peers.values().any(|peer| matches!(&peer.state, State::Up(link) if link.is_busy()))
     }
 
     /// The octets sent so far of every transfer to this peer.
@@ -714,7 +725,7 @@ impl Engine {
                 break;
             }
         }
-        if link.window.in_flight() > 0 || link.sending.is_busy() || link.receiving.is_busy() {
+        if link.is_busy() {
             self.next_check = self.next_check.min(now + SECOND);
         }
     }

@@ -79,9 +79,13 @@ impl Store {
         });
     }
 
-    /// The record is void: its file is nowhere.
-    pub fn forget_unpublished(&self, mail: Received) {
-        self.record(move |session| {
+    /// The record is void: its file is nowhere. Returns when that is committed, so that the next offer of the mail finds
+    /// no record.
+    ///
+    /// # Errors
+    /// The store fails; the record stands.
+    pub fn forget_unpublished(&self, mail: Received) -> Result<(), StoreError> {
+        self.call(move |session| {
             session
                 .connection
                 .prepare_cached(
@@ -90,7 +94,7 @@ impl Store {
                 )?
                 .execute(params![mail.account, mail.peer.0, mail.transfer.0, mail.mailbox])?;
             Ok(())
-        });
+        })
     }
 
     /// The peer will not offer this mail again.
