@@ -410,7 +410,13 @@ impl AccountThread {
                 if self.friends.contains_key(&key) {
                     return;
                 }
-                log::info!("{}: friend request from {key}: toxctl request list", self.name);
+                let known = self.reader.requests(Some(&self.name)).unwrap_or_default();
+                match known.iter().find(|request| request.key == key) {
+                    Some(request) if request.refused => return,
+                    // toxcore repeats a request until it is answered.
+                    Some(_) => log::debug!("{}: friend request from {key} again", self.name),
+                    None => log::info!("{}: friend request from {key}: toxctl request list", self.name),
+                }
                 self.shared.store.put_request(Request {
                     account: self.name.clone(),
                     key,

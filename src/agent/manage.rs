@@ -280,7 +280,11 @@ impl Backend for Manager {
                 next_attempt: (!line.sending && !waits).then_some(line.next_attempt / 1000),
                 status,
                 text,
-                progress: progress.get(&line.transfer).copied().filter(|_| line.sending),
+                // What is sent is the encoded body; people compare it with the mail's size.
+                progress: progress.get(&line.transfer).filter(|_| line.sending).map(|sent| {
+                    let share = *sent as f64 / line.wire_size.max(1) as f64;
+                    (share * line.size as f64) as u64
+                }),
             };
             match entries.last_mut().filter(|entry| entry.queue_id == line.queue_id) {
                 Some(entry) => entry.recipients.push(recipient),

@@ -23,6 +23,7 @@ use super::manage::Manager;
 use super::submission::Queueing;
 use crate::config::{self, Config, Passphrase, ProxyKind, User};
 use crate::engine::rules::Rules;
+use crate::engine::transfer::Digester;
 use crate::identity::tox_address;
 use crate::lmtp;
 use crate::mail::address::Address;
@@ -158,8 +159,13 @@ fn composer(hostname: String, clock: Arc<Clock>) -> Composer {
         if !notice::wants_failure(bounce.notify) {
             return None;
         }
+        // Only the boundary is made of it, and checked not to occur in the mail: it has to differ, not to be secret.
+        let mut hash = Digester::default();
+        for part in [bounce.queue_id, bounce.address, &bounce.arrived.to_string()] {
+            hash.update(part.as_bytes());
+        }
         let mut random = [0; 16];
-        getrandom::fill(&mut random).ok()?;
+        random.copy_from_slice(&hash.finish().0[..16]);
         Some(notice::failure(&notice::Failure {
             hostname: &hostname,
             queue_id: bounce.queue_id,
@@ -352,8 +358,12 @@ fn serve(
                         handles.iter().for_each(|handle| handle.send(Command::Storage(refusal.clone())));
                         storage = Some(refusal);
                     }
-                    for (id, _) in reader.notices().unwrap_or_default() {
-                        pool.notice(id);
+                    // Those of an account that is not configured any more wait for it to come back.
+                    let here = |account: &str| directory.account(account).is_some();
+                    for (id, account) in reader.notices().unwrap_or_default() {
+                        if here(&account) {
+                            pool.notice(id);
+                        }
                     }
                     if pruned.is_none_or(|at| at.elapsed() > PRUNE) {
                         pruned = Some(Instant::now());

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::directory::Directory;
-use crate::engine::transfer::MailId;
+use crate::engine::transfer::{MAX_RECIPIENTS, MailId};
+use crate::identity::tox_id::PublicKey;
 use crate::lmtp::{Intake, Outcome, Submission, Submitter};
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, ReversePath};
@@ -76,20 +77,25 @@ impl Submission for Queueing {
         }
         let mut account = None;
         let mut recipients = Vec::with_capacity(envelope.recipients.len());
-        let mut transfers: Vec<(crate::identity::tox_id::PublicKey, MailId)> = Vec::new();
+        let mut transfers: Vec<(PublicKey, MailId, u32)> = Vec::new();
         for recipient in &envelope.recipients {
             let (number, route) = self.directory.route(&envelope.sender, &recipient.address)?;
             // Mail from <> to contacts of several accounts goes out through each of them only as one account's mail.
             if *account.get_or_insert(number) != number {
                 return Err(Refusal::temporary(5, 3, "the recipients belong to several accounts: send one at a time"));
             }
-            let known = transfers.iter().find(|(peer, _)| *peer == route.peer).map(|(_, id)| *id);
-            let transfer = match known {
-                Some(id) => id,
+            // One transfer for all recipients at a peer, as far as a peer takes them.
+            let open =
+                |(peer, _, count): &&mut (PublicKey, MailId, u32)| *peer == route.peer && *count < MAX_RECIPIENTS;
+            let transfer = match transfers.iter_mut().find(open) {
+                Some((_, id, count)) => {
+                    *count += 1;
+                    *id
+                }
                 None => {
                     let mut id = [0; 16];
                     fill(&mut id)?;
-                    transfers.push((route.peer, MailId(id)));
+                    transfers.push((route.peer, MailId(id), 1));
                     MailId(id)
                 }
             };

@@ -62,7 +62,7 @@ pub struct QueueSummary {
     pub mails: u64,
     /// How many recipients of them still wait.
     pub recipients: u64,
-    /// The mails' sizes together.
+    /// What their encoded bodies take on the disk.
     pub octets: u64,
     /// When the oldest arrived.
     pub oldest: Option<i64>,
@@ -124,7 +124,7 @@ pub struct FriendRequest {
     pub key: String,
     /// What they say: any text of a stranger.
     pub message: String,
-    /// When it came first.
+    /// When it came last.
     pub received: i64,
     /// Whether it was refused.
     pub refused: bool,
@@ -185,7 +185,7 @@ pub struct QueueRecipient {
     pub status: Option<String>,
     /// The text of the last attempt.
     pub text: Option<String>,
-    /// How many octets the peer has of it.
+    /// About how many octets of it were sent in this attempt.
     pub progress: Option<u64>,
 }
 

@@ -112,7 +112,7 @@ pub(super) struct Ids {
     account: String,
     tox_id: String,
     address: String,
-    /// The address with the whole Tox ID, by which a stranger can write at once.
+    /// The address with the whole Tox ID, by which a stranger can also ask to become a contact.
     id_address: Option<String>,
 }
 

@@ -306,11 +306,6 @@ impl Engine {
         }
     }
 
-    /// Replaces the rules, as after a reload of the configuration; links stay up.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.rules = rules;
-    }
-
     /// Whether a mail link with the peer is up.
     pub fn is_up(&self, peer: &PublicKey) -> bool {
         self.peers.get(peer).is_some_and(|peer| matches!(peer.state, State::Up(_)))

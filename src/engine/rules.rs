@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::transfer::MAX_RECIPIENTS;
 use crate::identity::tox_address::{self, ToxAddress};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
@@ -48,7 +49,7 @@ impl Rules {
             max_transfers: 256,
             max_bulk: 16,
             max_burst: 4 << 20,
-            max_recipients: 100,
+            max_recipients: MAX_RECIPIENTS,
             software: software.to_owned(),
         }
     }

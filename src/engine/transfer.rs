@@ -24,7 +24,7 @@ impl fmt::Debug for MailId {
     }
 }
 
-/// BLAKE2b-256 (RFC 7693) of a whole mail as it was submitted, before compression.
+/// BLAKE2b-256 (RFC 7693) of a whole mail as it was queued, before compression.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
 
@@ -81,6 +81,9 @@ impl Encoding {
 /// A mail up to this many octets on the wire is sent in one burst, without waiting for the peer's ACCEPT, and is kept in
 /// memory until it is complete; a longer one is bulk and is kept in a file.
 pub const BURST: u64 = 64 * 1024;
+
+/// The most recipients that one [`Transfer`] may have; a receiver refuses more.
+pub const MAX_RECIPIENTS: u32 = 100;
 
 /// One recipient of a [`Transfer`].
 #[derive(Debug, Clone, PartialEq, Eq)]

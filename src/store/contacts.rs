@@ -22,7 +22,7 @@ pub struct Contact {
     pub tox_id: Option<ToxId>,
     /// What our request said.
     pub message: Option<String>,
-    /// Whether it was ever seen online as a friend.
+    /// Whether both sides agreed: it asked, or was seen online since we asked.
     pub accepted: bool,
     /// Seconds since the epoch.
     pub added: i64,

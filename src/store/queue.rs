@@ -9,7 +9,9 @@ use super::bodies::EncodedBody;
 use super::schema::Reader;
 use super::writer::{Event, Session, Store, StoreError};
 use crate::engine::schedule;
-use crate::engine::transfer::{Body, Digest, Digester, Encoding, MailId, Outcome, Transfer, TransferRecipient};
+use crate::engine::transfer::{
+    Body, Digest, Digester, Encoding, MAX_RECIPIENTS, MailId, Outcome, Transfer, TransferRecipient,
+};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::envelope::{Notify, Return};
 use crate::mail::status::Refusal;
@@ -102,6 +104,8 @@ pub struct QueueLine {
     pub sender: String,
     /// Octets.
     pub size: u64,
+    /// Octets of the encoded body.
+    pub wire_size: u64,
     /// Milliseconds since the epoch.
     pub arrived: i64,
     /// Milliseconds since the epoch.
@@ -358,8 +362,11 @@ fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlit
             continue;
         }
         let transfer: Option<[u8; 16]> = db
-            .prepare_cached("SELECT transfer FROM recipient WHERE mail = ? AND peer = ? AND state = 0 LIMIT 1")?
-            .query_row(params![row, recipient.peer.0], |found| found.get(0))
+            .prepare_cached(
+                "SELECT transfer FROM recipient WHERE mail = ? AND peer = ? GROUP BY transfer
+                 HAVING max(state) = 0 AND count(*) < ? LIMIT 1",
+            )?
+            .query_row(params![row, recipient.peer.0, MAX_RECIPIENTS], |found| found.get(0))
             .optional()?;
         db.prepare_cached(
             "INSERT INTO recipient (mail, number, account, peer, transfer, address, wire_address, bulk, state, attempts,
@@ -682,8 +689,8 @@ impl Reader {
     pub fn queue(&self, account: Option<&str>, after: &str, limit: u32) -> rusqlite::Result<Vec<QueueLine>> {
         let mut rows = self.connection.prepare_cached(
             "SELECT m.queue_id, m.mta_queue_id, m.account, m.sender, m.size, m.arrived, m.expires, r.address,
-             r.peer, r.transfer, r.state, r.attempts, r.next_attempt, r.status, r.text
-             FROM recipient r JOIN mail m ON m.id = r.mail
+             r.peer, r.transfer, r.state, r.attempts, r.next_attempt, r.status, r.text,
+             m.wire_size FROM recipient r JOIN mail m ON m.id = r.mail
              WHERE m.id IN (SELECT id FROM mail WHERE queue_id > ?2 AND (?1 IS NULL OR account = ?1)
                             ORDER BY queue_id LIMIT ?3)
              ORDER BY m.queue_id, r.number",
@@ -706,6 +713,7 @@ impl Reader {
                 attempts: row.get(11)?,
                 next_attempt: row.get(12)?,
                 failure: status.zip(text),
+                wire_size: row.get::<_, i64>(15)? as u64,
             })
         })?
         .collect()

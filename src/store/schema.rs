@@ -84,7 +84,7 @@ CREATE TABLE contact (
     nick TEXT,
     tox_id TEXT,
     message TEXT,                  -- of our friend request
-    accepted INTEGER NOT NULL,     -- 0 until the contact was seen online for the first time
+    accepted INTEGER NOT NULL,     -- 0 while we asked and were not yet heard
     added INTEGER NOT NULL,        -- seconds since the epoch
     last_seen INTEGER,
     PRIMARY KEY (account, key)

@@ -35,7 +35,7 @@ impl std::error::Error for StoreError {}
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
-        let full = matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure));
+        let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
         Self { full, text: error.to_string() }
     }
 }
