@@ -97,7 +97,8 @@ fn make_folders(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
     }
 }
 
-fn tox_options(config: &Config) -> tox::Options {
+/// The options for the account `number`.
+fn tox_options(config: &Config, number: usize) -> tox::Options {
     let proxy = config.tox.proxy.as_ref().map(|proxy| match proxy.kind {
         ProxyKind::Socks5 => tox::Proxy::Socks5(proxy.host.clone(), proxy.port),
         ProxyKind::Http => tox::Proxy::Http(proxy.host.clone(), proxy.port),
@@ -107,18 +108,20 @@ fn tox_options(config: &Config) -> tox::Options {
         ipv6: config.tox.ipv6,
         lan_discovery: config.tox.lan_discovery,
         port_range: config.tox.port_range,
-        tcp_relay_port: config.tox.tcp_relay_port,
+        // One port, one relay: the instance of a second account could not bind it, and would not start.
+        tcp_relay_port: if number == 0 { config.tox.tcp_relay_port } else { 0 },
         proxy,
     }
 }
 
-/// The identity of an account, made and stored first if it is new.
-fn open_identity(config: &Config, account: &config::Account) -> anyhow::Result<(Tox, Identity)> {
+/// The identity of the account `number`, made and stored first if it is new.
+fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identity)> {
+    let account = &config.accounts[number];
     let passphrase = account.passphrase_file.as_deref().map(Passphrase::read).transpose()?;
     let identity = Identity::new(&config.state_dir, &account.name, passphrase);
     let shown = identity.path().display().to_string();
     let saved = identity.load().with_context(|| format!("cannot load the identity {shown}"))?;
-    let mut tox = Tox::new(&tox_options(config), saved.as_ref().map(|data| &data[..]))
+    let mut tox = Tox::new(&tox_options(config, number), saved.as_ref().map(|data| &data[..]))
         .with_context(|| format!("account {}", account.name))?;
     tox.set_name(&account.name);
     if saved.is_none() {
@@ -196,8 +199,8 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
     let mut toxes = Vec::new();
     let mut handles = Vec::new();
     let mut inboxes = Vec::new();
-    for account in &config.accounts {
-        toxes.push(open_identity(config, account)?);
+    for number in 0..config.accounts.len() {
+        toxes.push(open_identity(config, number)?);
         let (handle, inbox) = Handle::new()?;
         handles.push(handle);
         inboxes.push(inbox);
