@@ -124,8 +124,11 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
     let mut tox = Tox::new(&tox_options(config, number), saved.as_ref().map(|data| &data[..]))
         .with_context(|| format!("account {}", account.name))?;
     tox.set_name(&account.name);
+    // With a passphrase also an old one: until now it may have been in the clear.
+    if saved.is_none() || account.passphrase_file.is_some() {
+        identity.store(&tox).with_context(|| format!("cannot store the identity {shown}"))?;
+    }
     if saved.is_none() {
-        identity.store(&tox).with_context(|| format!("cannot store the new identity {shown}"))?;
         log::info!("{}: made a new Tox identity", account.name);
     }
     log::info!("{}: Tox ID {}", account.name, tox.id());
