@@ -378,6 +378,9 @@ impl AccountThread {
                     _ => self.connections.insert(key, connection),
                 };
                 let seconds = self.shared.clock.wall_ms() / 1000;
+                if connection != Connection::Offline {
+                    self.engine.handle(now, Input::Relayed(key, connection == Connection::Tcp), actions);
+                }
                 match (before, connection) {
                     (None, Connection::Offline) => {}
                     (None, _) => {

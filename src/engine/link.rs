@@ -28,6 +28,11 @@ const UNACKNOWLEDGED: u64 = 60 * SECOND;
 const MAX_BACKLOG: usize = 32_768;
 /// A peer that says HELLO more often than this in [`NOTE_EVERY`] is out of its mind.
 const MAX_HELLOS: u32 = 100;
+/// The most packets on their way over a TCP relay, about 44 KiB. A relay of toxcore takes a packet out of its socket
+/// only when the whole of it is there; once more has piled up than the socket takes (64 KiB and a part of a packet),
+/// its kernel closes the window, the rest of that packet never comes, and the connection with all its links is dead
+/// until toxcore gives it up after half a minute.
+const RELAY_WINDOW: usize = 32;
 /// How often a peer's misbehaviour is worth a log line.
 const NOTE_EVERY: u64 = 60 * SECOND;
 
@@ -36,6 +41,8 @@ const NOTE_EVERY: u64 = 60 * SECOND;
 pub enum Input<'a> {
     /// The friend came online.
     Online(PublicKey),
+    /// Whether the way to the friend leads over a TCP relay; told before [`Input::Online`] and when it changes.
+    Relayed(PublicKey, bool),
     /// The friend went offline.
     Offline(PublicKey),
     /// A custom packet of the friend.
@@ -264,6 +271,7 @@ enum State {
 
 struct Peer {
     online: bool,
+    relayed: bool,
     state: State,
     /// How often it broke the rules since it last took a mail.
     violations: u32,
@@ -350,6 +358,7 @@ impl Engine {
     fn peer(&mut self, key: PublicKey) -> &mut Peer {
         self.peers.entry(key).or_insert(Peer {
             online: false,
+            relayed: false,
             state: State::Offline,
             violations: 0,
             noted_at: None,
@@ -368,6 +377,10 @@ impl Engine {
                 if !matches!(self.peer(peer).state, State::Up(_) | State::Greeting(_) | State::Closed { .. }) {
                     self.greet(now, peer, None, out);
                 }
+            }
+            Input::Relayed(peer, relayed) => {
+                self.peer(peer).relayed = relayed;
+                self.dirty.insert(peer);
             }
             Input::Offline(peer) => {
                 self.leave(peer, out);
@@ -687,7 +700,8 @@ impl Engine {
     }
 
     fn pump(&mut self, now: u64, key: PublicKey, out: &mut Vec<Action>) {
-        let Some(Peer { state: State::Up(link), .. }) = self.peers.get_mut(&key) else { return };
+        let Some(Peer { state: State::Up(link), relayed, .. }) = self.peers.get_mut(&key) else { return };
+        let most = if *relayed { RELAY_WINDOW } else { usize::MAX };
         if link.sending.backlog() > MAX_BACKLOG {
             return self.close(now, key, "answers are not taken in", out);
         }
@@ -697,7 +711,7 @@ impl Engine {
                 Frame::Ack(link.received).encode(&mut packet);
             }
             let acknowledgement = packet.len();
-            let room = link.window.room() > 0;
+            let room = link.window.room() > 0 && link.window.in_flight() < most;
             if room {
                 link.sending.fill(now, &key, &link.remote, &mut packet, out);
             }
