@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rig.bootstrap import Bootstrap
 from rig.net import free_udp_port
-from rig.sandbox import UNPRIVILEGED, Process, RigError, Sandbox
+from rig.sandbox import UNPRIVILEGED, Process, RigError, Sandbox, as_user
 from rig.wait import wait_for
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ class Agent:
     """`binaries` is the folder of `install_programs`. The agent runs as a user without rights, as a service would.
 
     `extra_config` comes last in its configuration: it may go on with the account, or open a section of its own.
+    `settings` are keys of sections, on top of the usual ones or in their place. `ports` are consecutive UDP ports.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class Agent:
         senders: Sequence[str],
         user: str = UNPRIVILEGED,
         extra_config: str = "",
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        ports: Sequence[int] | None = None,
         start: bool = True,
     ) -> None:
         self.name = name
@@ -61,47 +64,52 @@ class Agent:
         self.control_socket = run / "control.sock"
         if len(str(self.control_socket)) > 100:
             raise RigError(f"{run}: too long for a socket; set TMPDIR to something short")
-        port = free_udp_port()
+        # One UDP port for each of its accounts, and nobody else's.
+        self._ports = ports or [free_udp_port()]
+        self._bootstrap = bootstrap
+        self._addresses = list(addresses)
+        self._senders = list(senders)
+        self._extra_config = extra_config
         self.config = folder / "agent.toml"
-        text = json.dumps  # a JSON string or list of strings is one of TOML too
-        self.config.write_text(
-            f"""state_dir = {text(str(self.state))}
-hostname = {text(f"{name}.example")}
-
-[lmtp]
-socket = {text(str(self.lmtp_socket))}
-mode = "0666"
-
-[control]
-socket = {text(str(self.control_socket))}
-mode = "0600"
-
-[log]
-level = "debug"
-syslog = false
-stderr = true
-
-[tox]
-udp = true
-ipv6 = false
-lan_discovery = false
-port_range = [{port}, {port}]
-
-[[tox.bootstrap]]
-host = {text(bootstrap.host)}
-port = {bootstrap.port}
-key = {text(bootstrap.key)}
-tcp_ports = [{bootstrap.tcp_port}]
-
-[[account]]
-name = {text(name)}
-addresses = {text(list(addresses))}
-senders = {text(list(senders))}
-maildir = {text(str(self.maildir))}
-{extra_config}"""
-        )
+        self.configure(settings or {})
         if start:
             self.start()
+
+    def configure(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write its configuration; it reads it at the next start."""
+        text = json.dumps  # JSON's strings, numbers, booleans and lists of them are TOML's too
+        sections: dict[str, dict[str, Any]] = {
+            "lmtp": {"socket": str(self.lmtp_socket), "mode": "0666"},
+            "control": {"socket": str(self.control_socket), "mode": "0600"},
+            "log": {"level": "debug", "syslog": False, "stderr": True},
+            "tox": {
+                "udp": True,
+                "ipv6": False,
+                "lan_discovery": False,
+                "port_range": [self._ports[0], self._ports[-1]],
+            },
+        }
+        for section, keys in settings.items():
+            sections[section] = {**sections.get(section, {}), **keys}
+        lines = [f"state_dir = {text(str(self.state))}", f"hostname = {text(f'{self.name}.example')}", ""]
+        for section, keys in sections.items():
+            lines += [f"[{section}]", *(f"{key} = {text(value)}" for key, value in keys.items()), ""]
+        self.config.write_text(
+            "\n".join(lines)
+            + f"""
+[[tox.bootstrap]]
+host = {text(self._bootstrap.host)}
+port = {self._bootstrap.port}
+key = {text(self._bootstrap.key)}
+tcp_ports = [{self._bootstrap.tcp_port}]
+
+[[account]]
+name = {text(self.name)}
+addresses = {text(self._addresses)}
+senders = {text(self._senders)}
+maildir = {text(str(self.maildir))}
+{self._extra_config}"""
+        )
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -126,6 +134,35 @@ maildir = {text(str(self.maildir))}
     def pid(self) -> int:
         """Its process id."""
         return self._running().pid
+
+    @property
+    def log(self) -> str:
+        """All it has logged, in all of its runs."""
+        return self._sandbox.log(f"{self.name}-agent").read_text(errors="replace")
+
+    def transport(
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        mail: bytes,
+        *,
+        queue_id: str | None = None,
+        user: str | None = None,
+    ) -> tuple[int, str]:
+        """Hand over a mail by tox-transport, as `user`; its exit status and its line."""
+        command: list[str | Path] = [self._binaries / "tox-transport", "--socket", self.lmtp_socket, "-f", sender]
+        if queue_id is not None:
+            command += ["--queue-id", queue_id]
+        command += ["--", *recipients]
+        done = self._sandbox.run(as_user(user, *command) if user else command, stdin=mail, check=False)
+        return done.returncode, (done.stdout + done.stderr).decode(errors="replace").rstrip("\n")
+
+    def submit(self, sender: str, recipients: Sequence[str], mail: bytes, *, queue_id: str | None = None) -> str:
+        """Hand over a mail that must be taken; what tox-transport says."""
+        status, words = self.transport(sender, recipients, mail, queue_id=queue_id)
+        if status != 0:
+            raise RigError(f"{self.name}: tox-transport ended with status {status}: {words}")
+        return words
 
     def ctl(self, *args: str) -> str:
         """What `toxctl ARGS` prints."""
@@ -154,6 +191,11 @@ maildir = {text(str(self.maildir))}
     def key(self) -> str:
         """The public key of the account, in upper case."""
         return self.tox_id[:64].upper()
+
+    @property
+    def address(self) -> str:
+        """`<52 base32>@tox.alt`, the address of the account's key."""
+        return str(self.account()["address"])
 
     def queued(self) -> int:
         """How many mails wait in its queue."""

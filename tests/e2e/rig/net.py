@@ -38,6 +38,15 @@ def free_udp_port() -> int:
     return free_port(socket.SOCK_DGRAM)
 
 
+def free_udp_ports(count: int) -> list[int]:
+    """Free UDP ports, one after the other."""
+    ports = [free_udp_port()]
+    while len(ports) < count:
+        port = free_udp_port()
+        ports = [*ports, port] if port == ports[-1] + 1 else [port]
+    return ports
+
+
 def _first_offset() -> int:
     """A number that differs between processes, so that two rigs at the same time start looking at different ports."""
     return os.getpid() * 97

@@ -221,6 +221,12 @@ class Sandbox:
                 print(f"==> {path} <==\n{text}", file=self._out)
 
 
+def as_user(user: str, *command: str | Path) -> list[str | Path]:
+    """The command, to be run as another user with no groups but his own."""
+    entry = pwd.getpwnam(user)
+    return ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", *command]
+
+
 def tail(path: Path, size: int = _TAIL) -> str:
     """The last lines of a file."""
     if not path.exists():
