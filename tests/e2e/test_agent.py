@@ -771,6 +771,18 @@ class RoutesTest(NetworkCase):
         self.check(self.tom, self.tina)
         self.assertEqual(udp_sockets(self.tina.pid), [])
 
+    def test_all_at_once_over_one_relay(self) -> None:
+        began = time.monotonic()
+        jobs = []
+        for one, others in ((self.tina, (self.tom, self.sam)), (self.tom, (self.tina,)), (self.sam, (self.tina,))):
+            sender, message_id = f"{one.name}@{one.name}.example", f"<all@{one.name}.example>"
+            content = mail(message_id, random_body(4 * MIB), sender=sender)
+            one.submit(sender, [f"{other.name}@tox.alt" for other in others], content)
+            jobs += [partial(stored, other.maildir, message_id, 120) for other in others]
+        at_once(*jobs)
+        # A connection that the relay has choked on is given up after half a minute.
+        self.assertLess(time.monotonic() - began, 25)
+
     def test_by_proxy(self) -> None:
         self.assertEqual(self.sam.account()["connection"], "tcp")
         self.check(self.sam, self.tina)
