@@ -272,6 +272,10 @@ first_valid_uid = 1
 first_valid_gid = 1
 postmaster_address = postmaster@alice.example
 mail_location = maildir:{home}/Maildir
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
 userdb {{
   driver = static
   args = uid={account.pw_uid} gid={account.pw_gid} home={home} allow_all_users=yes

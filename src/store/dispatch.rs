@@ -71,10 +71,19 @@ impl Dispatcher {
 }
 
 impl Store {
-    /// A link is up and wants so many transfers at a time.
+    /// A link is up and wants so many transfers at a time. What was deferred for this peer is due at once: what stood in
+    /// its way may have gone with the link before.
     pub fn link_up(&self, account: &str, peer: PublicKey, epoch: u64, small: u32, bulk: u32) {
         let account = account.to_owned();
         self.record(move |session| {
+            let now = (session.policy.now)();
+            session
+                .connection
+                .prepare_cached(
+                    "UPDATE recipient SET next_attempt = ?3 WHERE account = ?1 AND peer = ?2 AND state = 0
+                     AND bulk IN (0, 1) AND next_attempt > ?3",
+                )?
+                .execute(params![account, peer.0, now])?;
             let link = Link { epoch, credits: [small, bulk], look: true, due: None };
             session.dispatcher.links.insert((account.clone(), peer), link);
             Ok(())
