@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from rig.bootstrap import Bootstrap
 from rig.net import free_udp_port
+from rig.netns import inside
 from rig.sandbox import UNPRIVILEGED, Process, RigError, Sandbox, as_user
 from rig.wait import wait_for
 
@@ -34,6 +35,7 @@ class Agent:
 
     `extra_config` comes last in its configuration: it may go on with the account, or open a section of its own.
     `settings` are keys of sections, on top of the usual ones or in their place. `ports` are consecutive UDP ports.
+    `netns` is the network namespace it runs in. Changes of `env` take effect at the next start.
     """
 
     def __init__(
@@ -49,9 +51,13 @@ class Agent:
         extra_config: str = "",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         ports: Sequence[int] | None = None,
+        netns: str | None = None,
         start: bool = True,
     ) -> None:
         self.name = name
+        self.env: dict[str, str] = {}
+        self.log = sandbox.log(f"{name}-agent")
+        self._netns = netns
         self._sandbox = sandbox
         self._binaries = binaries
         self._user = user
@@ -113,9 +119,14 @@ maildir = {text(str(self.maildir))}
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._process = self._sandbox.start(
-            f"{self.name}-agent", [self._binaries / "tox-agent", "--config", self.config], user=self._user
-        )
+        command: list[str | Path] = [self._binaries / "tox-agent", "--config", self.config]
+        if self.env:
+            # Not for the command around it: libfaketime makes a semaphore for the user it starts as.
+            command = ["env", *(f"{name}={value}" for name, value in self.env.items()), *command]
+        user: str | None = self._user
+        if self._netns is not None:
+            command, user = inside(self._netns, command, self._user), None
+        self._process = self._sandbox.start(f"{self.name}-agent", command, user=user)
         self._process.wait_ready("control socket", self._answers)
 
     def stop(self) -> int:
@@ -125,6 +136,13 @@ maildir = {text(str(self.maildir))}
     def kill(self) -> None:
         """kill -9."""
         self._running().kill()
+
+    def reconfigure(self, old: str, new: str) -> None:
+        """Replace a line of its configuration; takes effect at the next start."""
+        text = self.config.read_text()
+        if text.count(old) != 1:
+            raise RigError(f"{self.config}: {old!r} is there {text.count(old)} times")
+        self.config.write_text(text.replace(old, new))
 
     def require_alive(self) -> None:
         """Raise, with what it said last, if it has ended."""

@@ -2,16 +2,23 @@
 
 import re
 import socket
+from pathlib import Path
 
 from rig.net import HOST, free_port
+from rig.netns import inside
 from rig.sandbox import UNPRIVILEGED, Sandbox
 
 
 class Bootstrap:
-    """`tox-bootstrapd` on 127.0.0.1 with a key of its own: agents need `host`, `port`, `tcp_port` and `key`."""
+    """`tox-bootstrapd` with a key of its own: agents need `host`, `port`, `tcp_port` and `key`.
 
-    def __init__(self, sandbox: Sandbox, name: str = "bootstrap") -> None:
-        self.host = HOST
+    It is at 127.0.0.1, or at the address `host` of the network namespace `netns`.
+    """
+
+    def __init__(
+        self, sandbox: Sandbox, name: str = "bootstrap", *, host: str = HOST, netns: str | None = None
+    ) -> None:
+        self.host = host
         self.port = free_port(socket.SOCK_DGRAM, also=socket.SOCK_STREAM)
         self.tcp_port = free_port()
         folder = sandbox.dir(name, user=UNPRIVILEGED)
@@ -28,9 +35,11 @@ tcp_relay_ports = [{self.tcp_port}]
 enable_motd = false
 """
         )
-        self.process = sandbox.start(
-            name, ["tox-bootstrapd", "--foreground", "--log-backend=stdout", f"--config={config}"], user=UNPRIVILEGED
-        )
+        command: list[str | Path] = ["tox-bootstrapd", "--foreground", "--log-backend=stdout", f"--config={config}"]
+        user: str | None = UNPRIVILEGED
+        if netns is not None:
+            command, user = inside(netns, command), None
+        self.process = sandbox.start(name, command, user=user)
         self.key = ""
         self.process.wait_ready("public key", self._find_key)
 
