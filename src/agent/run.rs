@@ -197,7 +197,8 @@ fn uids(users: &[User]) -> anyhow::Result<Option<Vec<u32>>> {
 fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
     log::info!("tox-agent {} starts, libtoxcore {}, {}", env!("CARGO_PKG_VERSION"), tox::version(), path.display());
     let lock = make_folders(&config.state_dir)?;
-    let clock = Arc::new(Clock::start());
+    let clock = Arc::new(Clock::start(&config.state_dir.join("clock")));
+    keep(&clock);
 
     let mut toxes = Vec::new();
     let mut handles = Vec::new();
@@ -356,6 +357,7 @@ fn serve(
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => log::info!("SIGHUP: restart the agent to read its configuration again"),
                 _ = tick.tick() => {
+                    keep(clock);
                     let refusal = low_disk(config);
                     if storage.as_ref() != Some(&refusal) {
                         if let Some(refusal) = &refusal {
@@ -395,6 +397,12 @@ fn serve(
         let _ = std::fs::remove_file(socket);
     }
     Ok(())
+}
+
+fn keep(clock: &Clock) {
+    if let Err(error) = clock.keep() {
+        log::warn!("cannot keep the queue's time for the next start: {error}");
+    }
 }
 
 /// Why no mail can be stored, if a disk that would hold it is nearly full.

@@ -1,6 +1,8 @@
 //! The wall clock, and the queue clock, which a step of the system clock does not move.
 
 use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -77,12 +79,48 @@ impl Following {
 
 /// The system's clocks.
 #[derive(Debug)]
-pub struct Clock(Mutex<Following>);
+pub struct Clock {
+    following: Mutex<Following>,
+    /// The boot, and the file that keeps how far the queue clock is ahead of the time since then.
+    kept: Option<(String, PathBuf)>,
+}
+
+/// What is kept of the queue clock: valid for one boot only.
+fn kept(text: &str, boot: &str) -> Option<i64> {
+    let (of, ahead) = text.trim_end().split_once(' ')?;
+    ahead.parse().ok().filter(|_| of == boot)
+}
 
 impl Clock {
-    /// Starts the queue clock at the wall clock's time.
-    pub fn start() -> Self {
-        Self(Mutex::new(Following::start(wall_ms(), mono_ms())))
+    /// Starts the queue clock at the wall clock's time, or, with the `file` that an earlier start on the same boot has
+    /// kept, goes on where that is now: after a step of the system clock a restart must not make all mail expire.
+    pub fn start(file: &Path) -> Self {
+        let (wall, mono) = (wall_ms(), mono_ms());
+        // Not to be read where /proc is restricted to processes: then each start follows the wall clock.
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim_end().to_owned());
+        let kept_ahead = boot.as_ref().ok().and_then(|boot| kept(&std::fs::read_to_string(file).ok()?, boot));
+        let start = kept_ahead.map_or(wall, |ahead| mono.saturating_add(ahead));
+        let kept = boot.ok().map(|boot| (boot, file.to_owned()));
+        Self { following: Mutex::new(Following::start(start, mono)), kept }
+    }
+
+    /// Keeps the queue clock for the next start. Without fsync, as a power cut ends the boot for which it is valid.
+    ///
+    /// # Errors
+    /// The disk does not take it; what was kept before stays.
+    pub fn keep(&self) -> io::Result<()> {
+        let Some((boot, file)) = &self.kept else { return Ok(()) };
+        let mono = mono_ms();
+        let (queue, _) = self.read(wall_ms(), mono, false);
+        let ahead = queue.saturating_sub(mono);
+        // Only slewing moves it: seldom worth a write.
+        let before = std::fs::read_to_string(file).ok().and_then(|text| kept(&text, boot));
+        if before.is_some_and(|before| before.saturating_sub(ahead).saturating_abs() < COMPARE_EVERY) {
+            return Ok(());
+        }
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, format!("{boot} {ahead}\n"))?;
+        std::fs::rename(beside, file)
     }
 
     /// Wall time, in ms since the epoch: for people and for other hosts. May step.
@@ -92,16 +130,16 @@ impl Clock {
 
     /// Queue time, in ms since the epoch: for expiry and back-off. Never decreases; goes on while the host sleeps.
     pub fn queue_ms(&self) -> i64 {
-        let (queue, step) = self.read(wall_ms(), mono_ms());
+        let (queue, step) = self.read(wall_ms(), mono_ms(), true);
         if let Some(step) = step {
             ::log::warn!("{step}");
         }
         queue
     }
 
-    fn read(&self, wall: i64, mono: i64) -> (i64, Option<Step>) {
-        let mut following = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, step) = following.follow(wall, mono);
+    fn read(&self, wall: i64, mono: i64, follow: bool) -> (i64, Option<Step>) {
+        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, step) = if follow { following.follow(wall, mono) } else { (*following, None) };
         *following = next;
         (next.queue(mono), step)
     }
@@ -190,6 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_on_the_same_boot_goes_on_and_another_boot_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("clock");
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
+        let (boot, ten_days) = (boot.trim_end(), 864_000_000);
+        for (of, ahead) in [(boot, ten_days), ("another", 0)] {
+            std::fs::write(&file, format!("{of} {}\n", wall_ms() - mono_ms() + ten_days)).expect("written");
+            let clock = Clock::start(&file);
+            assert!((clock.queue_ms() - wall_ms() - ahead).abs() < 1000, "{of}");
+            clock.keep().expect("kept");
+            assert!((Clock::start(&file).queue_ms() - wall_ms() - ahead).abs() < 1000, "{of}");
+        }
+        std::fs::write(&file, "damaged").expect("written");
+        assert!((Clock::start(&file).queue_ms() - wall_ms()).abs() < 1000);
+    }
+
+    #[test]
     fn a_long_silence_does_not_overshoot() {
         let (clock, _) = Following::start(T0, 0).follow(T0 + 1000 + 5000, 1000);
         assert_eq!(clock.queue(86_400_000), T0 + 86_400_000 + 5000);
@@ -197,11 +252,12 @@ mod tests {
 
     #[test]
     fn the_systems_clocks_agree_at_first() {
-        let clock = Clock::start();
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::start(&folder.path().join("clock"));
         assert!((clock.wall_ms() - clock.queue_ms()).abs() < 1000);
         let first = clock.queue_ms();
         let mono = mono_ms() + 5000;
-        assert!(clock.read(first + 10_000_000, mono).1.is_some());
+        assert!(clock.read(first + 10_000_000, mono, true).1.is_some());
         assert!(clock.queue_ms() >= first + 4000);
     }
 
