@@ -41,7 +41,7 @@ test-e2e: deps-demo deps-test build
 	$(PYTHON) $(E2E)/demo.py --bin $(BIN)
 
 crash: deps-demo deps-test build
-	TOXMAIL_BIN=$(abspath $(BIN)) $(PYTHON) -m unittest discover -s $(E2E) -p 'crash_*.py'
+	$(PYTHON) $(E2E)/crash.py --bin $(BIN) --mails 3000 --kills 300
 
 bench: deps-demo deps-bench build
 	$(CARGO) build --locked --release --example bare_tox

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::account::disk_refusal;
 use super::directory::{Account, Directory};
@@ -32,6 +33,8 @@ const STACK: usize = 512 * 1024;
 const WINDOW_LOG: u32 = 23;
 /// Age at which a record without any file is void, in milliseconds: readers remove files from `tmp/` after 36 hours.
 const VOID_AGE: i64 = 36 * 3_600_000;
+/// How long a change of the store that must succeed waits before it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 type Results = Vec<(u32, Result<(), Refusal>)>;
 type Done = Box<dyn FnOnce(Results) + Send>;
@@ -45,6 +48,7 @@ enum Job {
 pub struct DeliveryPool {
     jobs: Mutex<Option<Sender<Job>>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    stopping: Arc<AtomicBool>,
 }
 
 struct Worker {
@@ -54,6 +58,7 @@ struct Worker {
     state_dir: PathBuf,
     hostname: String,
     sequence: Arc<AtomicU64>,
+    stopping: Arc<AtomicBool>,
     maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
 }
 
@@ -72,6 +77,7 @@ impl DeliveryPool {
         let (jobs, inbox) = mpsc::channel();
         let inbox = Arc::new(Mutex::new(inbox));
         let sequence = Arc::new(AtomicU64::new(0));
+        let stopping = Arc::new(AtomicBool::new(false));
         let maildirs = Arc::new(Mutex::new(HashMap::new()));
         let thread = |number: usize| {
             let worker = Worker {
@@ -81,6 +87,7 @@ impl DeliveryPool {
                 state_dir: state_dir.to_owned(),
                 hostname: hostname.to_owned(),
                 sequence: sequence.clone(),
+                stopping: stopping.clone(),
                 maildirs: maildirs.clone(),
             };
             let inbox = inbox.clone();
@@ -88,7 +95,7 @@ impl DeliveryPool {
             builder.spawn(move || worker.run(&inbox))
         };
         let threads = (0..THREADS).map(thread).collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads) })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads), stopping })
     }
 
     fn send(&self, job: Job) {
@@ -109,6 +116,7 @@ impl DeliveryPool {
 
     /// Finishes the jobs that were given and ends the threads.
     pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
@@ -405,12 +413,11 @@ impl Worker {
                     // happened all the same (only its fsync failed), the file is visible and the record must stay.
                     log::error!("{}: cannot make a mail visible: {error}", received.account);
                     if matches!(maildir.find(&received.file), Ok(Some(Place::Tmp) | None)) {
-                        let file = received.file.clone();
                         // The file goes last: while the record stands, the next start finds and publishes it.
-                        match self.store.forget_unpublished(received) {
-                            Ok(()) => discard(&maildir, &file),
-                            Err(error) => log::error!("{file} stays in tmp/ until the next start: {error}"),
+                        if !self.take_back(&received) {
+                            continue;
                         }
+                        discard(&maildir, &received.file);
                     }
                     outcomes.push((mailbox, Err(disk_refusal(&error))));
                 }
@@ -420,6 +427,19 @@ impl Worker {
             self.store.published(published);
         }
         outcomes
+    }
+
+    /// Removes a record whose file could not be made visible; false when the agent stops before that succeeds. The peer
+    /// is not answered until then: its next offer would find the record and be told that the mail is stored.
+    fn take_back(&self, received: &Received) -> bool {
+        while let Err(error) = self.store.forget_unpublished(received.clone()) {
+            log::error!("{} stays in tmp/ for now: {error}", received.file);
+            if self.stopping.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::sleep(AGAIN);
+        }
+        true
     }
 
     fn mailbox_refusal(&self, mailbox: &super::directory::Mailbox, error: &io::Error) -> Refusal {
