@@ -34,12 +34,12 @@ from rig.wait import TimedOut, wait_for
 KIB, MIB = 1024, 1024 * 1024
 DAY = 86_400
 
-# Kills in turn; alice and bob both send, so that each is now the sending and now the receiving one. When both were killed
-# they find each other again in 9 s; after one alone was, the other one has to give up the old session first, up to a
+# Kills in turn; alice and bob both send, so that each is now the sending and now the receiving one. When both were
+# killed they find each other again in 9 s; after one alone was, the other one has to give up the old session first, up to a
 # minute. So `both` comes before each of them: they are killed while mails flow.
 TURN = ("sender", "transport", "both", "receiver", "pipe", "both")
 
-# For what takes as long as the agents need to find each other again, or the backlog to flow: a hopeless wait, no measure.
+# For what takes as long as the agents need to find each other again, or the backlog to flow.
 PATIENCE = 240.0
 
 _start = time.monotonic()
@@ -507,7 +507,8 @@ class Crash:
         for side in self.sides:
             side.agent.reconfigure('min_free = "1 MiB"', 'min_free = "0"')
         state = {s.name: SmallDisk(self.box, s.agent.state, spare=128 * MIB) for s in self.sides}
-        maildir = {s.name: SmallDisk(self.box, s.agent.maildir, spare=self.mails * 400 * KIB) for s in self.sides}
+        spare = 512 * MIB + self.mails * 400 * KIB
+        maildir = {s.name: SmallDisk(self.box, s.agent.maildir, spare=spare) for s in self.sides}
         self.start_agents()
         self.wait_link()
         few = max(mails // 4, 4)
