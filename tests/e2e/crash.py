@@ -35,8 +35,8 @@ KIB, MIB = 1024, 1024 * 1024
 DAY = 86_400
 
 # Kills in turn; alice and bob both send, so that each is now the sending and now the receiving one. When both were
-# killed they find each other again in 9 s; after one alone was, the other one has to give up the old session first, up to a
-# minute. So `both` comes before each of them: they are killed while mails flow.
+# killed they find each other again in 9 s; after one alone was, the other one has to give up the old session first,
+# which takes up to a minute. So `both` comes before each of them: they are killed while mails flow.
 TURN = ("sender", "transport", "both", "receiver", "pipe", "both")
 
 # For what takes as long as the agents need to find each other again, or the backlog to flow.

@@ -19,7 +19,7 @@ def inside(netns: str, argv: Sequence[str | Path], user: str = UNPRIVILEGED) -> 
 
 
 class Network:
-    """A hub with the address `hub_address`, and the hosts that were joined to it. Nothing of it touches the host's net."""
+    """A hub with the address `hub_address`, and the hosts that were joined to it, apart from the real net."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
