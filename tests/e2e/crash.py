@@ -576,7 +576,7 @@ class Crash:
                 return
             except TimedOut:
                 if time.monotonic() > end:
-                    raise
+                    raise TimedOut(f"no {what} within {PATIENCE:.0f} s") from None
                 self.load.release(8)
 
     def stop_agents(self) -> None:

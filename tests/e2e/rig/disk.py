@@ -44,13 +44,16 @@ class SmallDisk:
         """Take all but `leave` octets."""
         file = os.open(self._ballast, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            # Somebody else may take of it at the same time.
             while (more := self.free - leave) > 0:
-                size = os.fstat(file).st_size
-                try:
-                    os.posix_fallocate(file, size, more)
-                except OSError:
-                    leave = max(leave, self.free)
+                # Somebody else may take of it at the same time, and then nothing of what was asked for is given.
+                while more > 0:
+                    try:
+                        os.posix_fallocate(file, os.fstat(file).st_size, more)
+                        break
+                    except OSError:
+                        more //= 2
+                if more == 0:
+                    return
         finally:
             os.close(file)
 
