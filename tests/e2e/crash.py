@@ -246,6 +246,11 @@ def command(pid: int) -> str:
         return ""
 
 
+def settings(min_free: str) -> dict[str, dict[str, str]]:
+    """Of the agents: what failed is tried again at once."""
+    return {"queue": {"retry_min": "1s", "retry_max": "3s"}, "delivery": {"min_free": min_free}}
+
+
 class Crash:
     """The suite."""
 
@@ -281,7 +286,7 @@ class Crash:
             addresses=[f"{name}@tox.example"],
             senders=[sender],
             netns=self.network.join(name),
-            extra_config='\n[queue]\nretry_min = "1s"\nretry_max = "3s"\n\n[delivery]\nmin_free = "1 MiB"\n',
+            settings=settings(min_free="1 MiB"),
         )
         postfix = Postfix(
             self.box,
@@ -298,7 +303,7 @@ class Crash:
             },
             start=False,
         )
-        return Side(agent, postfix, sender, Log(agent.log))
+        return Side(agent, postfix, sender, Log(agent.log_path))
 
     def _recipient(self, plan: Plan) -> str:
         name = "bob" if plan.to_bob else "alice"
@@ -505,7 +510,7 @@ class Crash:
         """The disks of Maildir and queue fill up, and are emptied again."""
         self.stop_agents()
         for side in self.sides:
-            side.agent.reconfigure('min_free = "1 MiB"', 'min_free = "0"')
+            side.agent.configure(settings(min_free="0"))
         state = {s.name: SmallDisk(self.box, s.agent.state, spare=128 * MIB) for s in self.sides}
         spare = 512 * MIB + self.mails * 400 * KIB
         maildir = {s.name: SmallDisk(self.box, s.agent.maildir, spare=spare) for s in self.sides}
@@ -542,7 +547,7 @@ class Crash:
         # Refused in good time: nothing is taken while less than this is free.
         self.stop_agents()
         for side in self.sides:
-            side.agent.reconfigure('min_free = "0"', 'min_free = "64 MiB"')
+            side.agent.configure(settings(min_free="64 MiB"))
         self.start_agents()
         self.wait_link()
         nearly = "the recipient's disk is nearly full"
@@ -557,7 +562,7 @@ class Crash:
         say(f"Maildir of {receiver.name} on a nearly full disk: {sender.log.deferred[nearly] - before} mails deferred")
         self.stop_agents()
         for side in self.sides:
-            side.agent.reconfigure('min_free = "64 MiB"', 'min_free = "1 MiB"')
+            side.agent.configure(settings(min_free="1 MiB"))
         for disk in (*state.values(), *maildir.values()):
             disk.unmount()
         self.start_agents()
@@ -688,10 +693,10 @@ class Crash:
         """What the logs say about a mail."""
         side = self.alice if plan.to_bob else self.bob
         words = {side.accepted[plan.number], plan.message_id}
-        for log in (side.agent.log, side.agent.log):
-            for line in _lines(log, words):
+        for _ in range(2):  # what the first look finds leads to further lines
+            for line in list(_lines(side.agent.log_path, words)):
                 words |= set(re.findall(r"\b[0-9A-V]{16}\b", line)) | set(re.findall(r"\b[0-9a-f]{32}\b", line))
-        logs = [side.postfix.log_path, self.alice.agent.log, self.bob.agent.log]
+        logs = [side.postfix.log_path, self.alice.agent.log_path, self.bob.agent.log_path]
         return "\n".join(f"  {log.name}: {line}" for log in logs for line in _lines(log, words))
 
 

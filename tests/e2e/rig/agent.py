@@ -56,7 +56,7 @@ class Agent:
     ) -> None:
         self.name = name
         self.env: dict[str, str] = {}
-        self.log = sandbox.log(f"{name}-agent")
+        self.log_path = sandbox.log(f"{name}-agent")
         self._netns = netns
         self._sandbox = sandbox
         self._binaries = binaries
@@ -137,13 +137,6 @@ maildir = {text(str(self.maildir))}
         """kill -9."""
         self._running().kill()
 
-    def reconfigure(self, old: str, new: str) -> None:
-        """Replace a line of its configuration; takes effect at the next start."""
-        text = self.config.read_text()
-        if text.count(old) != 1:
-            raise RigError(f"{self.config}: {old!r} is there {text.count(old)} times")
-        self.config.write_text(text.replace(old, new))
-
     def require_alive(self) -> None:
         """Raise, with what it said last, if it has ended."""
         self._running().require_alive()
@@ -156,7 +149,7 @@ maildir = {text(str(self.maildir))}
     @property
     def log(self) -> str:
         """All it has logged, in all of its runs."""
-        return self._sandbox.log(f"{self.name}-agent").read_text(errors="replace")
+        return self.log_path.read_text(errors="replace")
 
     def transport(
         self,
