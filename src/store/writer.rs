@@ -207,11 +207,11 @@ fn batch(
     let mut left = Vec::new();
     let outcome = match committed {
         Ok((events, log, unlink)) => {
-            for mut job in std::mem::take(jobs).into_iter().zip(results) {
-                match (job.1, job.0.done.take()) {
-                    (Err(error), _) if job.0.must => {
+            for (mut job, result) in std::mem::take(jobs).into_iter().zip(results) {
+                match (result, job.done.take()) {
+                    (Err(error), _) if job.must => {
                         log::error!("cannot record in the queue, trying again: {error}");
-                        left.push(job.0);
+                        left.push(job);
                     }
                     (result, Some(done)) => done(result),
                     (_, None) => {}
