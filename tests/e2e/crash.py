@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rig.agent import PROGRAMS, Agent, befriend, install_programs
@@ -528,11 +529,12 @@ class Crash:
             self.wait_flow()
             before = self._full(other)
             refused = _refusals(side.postfix)
-            disk.fill(leave=self.chance.randrange(300 * KIB))
+            fill = partial(disk.fill, self.chance.randrange(300 * KIB))
+            fill()
             self.load.release(few)
-            self._until(f"word of {side.name}'s full disk", lambda: self._full(other) > before, other)
+            self._until(f"word of {side.name}'s full disk", lambda: self._full(other) > before, fill)
             if what == "queue":
-                self._until(f"refusal by {side.name}", lambda: _refusals(side.postfix) > refused, side)
+                self._until(f"refusal by {side.name}", lambda: _refusals(side.postfix) > refused, fill)
             if self.chance.random() < 0.5:
                 # It may not even start on a full disk.
                 self.stop_agents()
@@ -552,10 +554,11 @@ class Crash:
         self.wait_link()
         nearly = "the recipient's disk is nearly full"
         before = sender.log.deferred[nearly]
-        maildir[receiver.name].fill(leave=32 * MIB)
+        fill = partial(maildir[receiver.name].fill, 32 * MIB)
+        fill()
         self.load.release(few)
         self._until(
-            f"refusal by {receiver.name}", lambda: (self.look(), sender.log.deferred[nearly] > before)[1], sender
+            f"refusal by {receiver.name}", lambda: (self.look(), sender.log.deferred[nearly] > before)[1], fill
         )
         maildir[receiver.name].empty()
         self.wait_flow(few // 2)
@@ -572,8 +575,8 @@ class Crash:
         self.look()
         return side.log.deferred["the recipient's disk is full"]
 
-    def _until(self, what: str, probe: Callable[[], bool], sender: Side) -> None:
-        """Wait for a refusal, and send more until it comes."""
+    def _until(self, what: str, probe: Callable[[], bool], fill: Callable[[], None]) -> None:
+        """Wait for a refusal, and until it comes send more and take what delivered mails have left of the disk."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
@@ -582,6 +585,7 @@ class Crash:
             except TimedOut:
                 if time.monotonic() > end:
                     raise TimedOut(f"no {what} within {PATIENCE:.0f} s") from None
+                fill()
                 self.load.release(8)
 
     def stop_agents(self) -> None:
