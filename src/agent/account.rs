@@ -181,6 +181,8 @@ pub struct AccountThread {
     friends: HashMap<PublicKey, FriendNumber>,
     keys: HashMap<FriendNumber, PublicKey>,
     connections: HashMap<PublicKey, Connection>,
+    /// Mails that their peers will not offer again, gathered over one turn of the loop.
+    forgotten: Vec<(PublicKey, MailId)>,
     /// Peers to whom a packet could not be sent, until the next HELLO.
     broken: HashSet<PublicKey>,
     asking: HashMap<PublicKey, Asking>,
@@ -229,6 +231,7 @@ impl AccountThread {
             friends: HashMap::new(),
             keys: HashMap::new(),
             connections: HashMap::new(),
+            forgotten: Vec::new(),
             broken: HashSet::new(),
             asking: HashMap::new(),
             bootstrap_nodes,
@@ -509,6 +512,9 @@ impl AccountThread {
             }
             self.engine.poll(self.now(), actions);
         }
+        if !self.forgotten.is_empty() {
+            self.shared.store.forget(&self.name, std::mem::take(&mut self.forgotten));
+        }
     }
 
     fn carry_out(&mut self, action: Action, actions: &mut Vec<Action>) {
@@ -548,7 +554,6 @@ impl AccountThread {
                     }
                 });
                 self.bodies.retain(|_, (of, _)| *of != peer);
-                self.partials.close_all(&peer);
                 self.shared.store.link_down(&self.name, peer);
             }
             Action::ReadBody { peer, transfer, mail, offset, length } => {
@@ -569,13 +574,20 @@ impl AccountThread {
             }
             Action::Lookup { peer, stream, id, mailboxes, partial } => {
                 let account = &self.shared.directory.accounts()[self.number];
-                let has = |mailbox: &usize| {
-                    self.reader.has_received(&self.name, &peer, &id, &account.mailboxes[*mailbox].name)
-                };
-                let stored: rusqlite::Result<Vec<bool>> = mailboxes.iter().map(has).collect();
+                let has =
+                    |mailbox: &usize| self.reader.received(&self.name, &peer, &id, &account.mailboxes[*mailbox].name);
+                let stored: rusqlite::Result<Vec<Option<bool>>> = mailboxes.iter().map(has).collect();
                 let offset = partial.as_ref().map_or(Ok(0), |key| self.partials.length(&peer, key));
                 let input = match (stored, offset) {
-                    (Ok(stored), Ok(offset)) => Input::Found { peer, stream, stored, offset },
+                    // Recorded, and whether it is visible is not clear yet: nothing may be promised.
+                    (Ok(stored), _) if stored.contains(&Some(false)) => {
+                        let refusal = Refusal::temporary(3, 0, "an earlier delivery of this mail is unfinished");
+                        Input::AppendFailed { peer, stream, refusal }
+                    }
+                    (Ok(stored), Ok(offset)) => {
+                        let stored = stored.iter().map(Option::is_some).collect();
+                        Input::Found { peer, stream, stored, offset }
+                    }
                     (Err(error), _) => {
                         log::error!("{}: cannot look up received mail: {error}", self.name);
                         let refusal = Refusal::temporary(3, 0, "the recipient's mail store does not answer");
@@ -592,16 +604,13 @@ impl AccountThread {
                 }
             }
             Action::Deliver(delivery) => {
-                if let crate::engine::transfer::Source::Partial(key) = &delivery.source {
-                    self.partials.close(key);
-                }
                 let handle = self.handle.clone();
                 let (peer, id) = (delivery.peer, delivery.id);
                 self.shared.pool.deliver(self.number, delivery, move |results| {
                     handle.send(Command::Delivered(peer, id, results));
                 });
             }
-            Action::Forget { peer, id } => self.shared.store.forget(&self.name, peer, id),
+            Action::Forget { peer, id } => self.forgotten.push((peer, id)),
             Action::Note { peer, text } => log::warn!("{}: contact {}: {text}", self.name, self.who(&peer)),
         }
     }
@@ -640,6 +649,9 @@ impl AccountThread {
         if now >= self.save_next {
             self.save_next = now + SAVE_EVERY;
             self.save();
+            if let Err(error) = self.partials.sweep() {
+                log::warn!("{}: cannot look for old partial files: {error}", self.name);
+            }
         }
         let due: Vec<PublicKey> = self.asking.iter().filter(|(_, a)| now >= a.next).map(|(key, _)| *key).collect();
         for key in due {

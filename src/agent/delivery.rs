@@ -5,9 +5,10 @@
 //! nothing is promised, the peer offers the mail again; record the delivery in the store — the start finishes it; rename
 //! to `new/FILE`, fsync `new/` — the record says that it is there; only then is the peer told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -49,6 +50,8 @@ pub struct DeliveryPool {
     jobs: Mutex<Option<Sender<Job>>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     stopping: Arc<AtomicBool>,
+    /// Rows of the notices that are being delivered.
+    notices: Arc<Mutex<HashSet<i64>>>,
 }
 
 struct Worker {
@@ -59,11 +62,13 @@ struct Worker {
     hostname: String,
     sequence: Arc<AtomicU64>,
     stopping: Arc<AtomicBool>,
+    notices: Arc<Mutex<HashSet<i64>>>,
+    min_free: u64,
     maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
 }
 
 impl DeliveryPool {
-    /// Starts the threads.
+    /// Starts the threads. `min_free`: octets of a mailbox's disk that are left free.
     ///
     /// # Errors
     /// The system has none.
@@ -73,11 +78,13 @@ impl DeliveryPool {
         clock: &Arc<Clock>,
         state_dir: &Path,
         hostname: &str,
+        min_free: u64,
     ) -> io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
         let inbox = Arc::new(Mutex::new(inbox));
         let sequence = Arc::new(AtomicU64::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
+        let notices = Arc::new(Mutex::new(HashSet::new()));
         let maildirs = Arc::new(Mutex::new(HashMap::new()));
         let thread = |number: usize| {
             let worker = Worker {
@@ -88,6 +95,8 @@ impl DeliveryPool {
                 hostname: hostname.to_owned(),
                 sequence: sequence.clone(),
                 stopping: stopping.clone(),
+                notices: notices.clone(),
+                min_free,
                 maildirs: maildirs.clone(),
             };
             let inbox = inbox.clone();
@@ -95,7 +104,7 @@ impl DeliveryPool {
             builder.spawn(move || worker.run(&inbox))
         };
         let threads = (0..THREADS).map(thread).collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads), stopping })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads), stopping, notices })
     }
 
     fn send(&self, job: Job) {
@@ -111,7 +120,10 @@ impl DeliveryPool {
 
     /// Delivers a notice that waits in the store.
     pub fn notice(&self, id: i64) {
-        self.send(Job::Notice(id));
+        // Never in two hands: the second would take the first's record for a delivery that has ended.
+        if self.notices.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            self.send(Job::Notice(id));
+        }
     }
 
     /// Finishes the jobs that were given and ends the threads.
@@ -136,7 +148,13 @@ pub fn recover(store: &Store, reader: &Reader, directory: &Directory, now: i64) 
     for unpublished in reader.unpublished()? {
         let received = unpublished.received;
         recorded.entry(received.maildir.clone()).or_default().push(received.file.clone());
-        let maildir = Maildir::open(Path::new(&received.maildir)).context("cannot finish an interrupted delivery")?;
+        let root = Path::new(&received.maildir);
+        if !["tmp", "new", "cur"].iter().all(|folder| root.join(folder).is_dir()) {
+            // To make it anew would take its file for delivered and read.
+            log::error!("an interrupted delivery waits: {} is not there (not mounted?)", root.display());
+            continue;
+        }
+        let maildir = Maildir::open(root).context("cannot finish an interrupted delivery")?;
         match maildir.find(&received.file)? {
             Some(Place::Tmp) => {
                 maildir.publish(&received.file)?;
@@ -191,16 +209,22 @@ impl Worker {
                 Err(mpsc::RecvError) => return,
                 Ok(Job::Mail(account, delivery, done)) => {
                     let account = &self.directory.accounts()[account];
-                    let (results, through) = self.deliver(account, &delivery);
+                    let delivered = std::panic::catch_unwind(AssertUnwindSafe(|| self.deliver(account, &delivery)));
+                    let (results, through) = delivered.unwrap_or_else(|_| {
+                        let refusal = Refusal::temporary(3, 0, "the recipient's agent failed to deliver");
+                        (delivery.recipients.iter().map(|(index, ..)| (*index, Err(refusal.clone()))).collect(), false)
+                    });
                     if let (Source::Partial(key), true) = (&delivery.source, through) {
                         partial::remove(&partial::path(&self.partials(account), &delivery.peer, key));
                     }
                     done(results);
                 }
                 Ok(Job::Notice(id)) => {
-                    if let Err(error) = self.notice(id) {
-                        log::error!("cannot deliver a notice yet: {error}");
+                    match std::panic::catch_unwind(AssertUnwindSafe(|| self.notice(id))) {
+                        Ok(Ok(())) | Err(_) => {}
+                        Ok(Err(error)) => log::error!("cannot deliver a notice yet: {error}"),
                     }
+                    self.notices.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 }
             }
         }
@@ -264,7 +288,10 @@ impl Worker {
                 }
             }
         }
-        for (mailbox, outcome) in self.publish(staged) {
+        let count = staged.len();
+        let published = self.publish(staged);
+        through &= published.len() == count;
+        for (mailbox, outcome) in published {
             through &= outcome.is_ok();
             outcomes.insert(mailbox, outcome);
         }
@@ -329,6 +356,11 @@ impl Worker {
         let file = self.unique_name()?;
         let write_failed = |error: io::Error| Failure::Mailbox(self.mailbox_refusal(mailbox, &error));
         let (maildir, mut staged) = self.create(&mailbox.maildir, &file).map_err(write_failed)?;
+        // The size is known only now that a small transfer may unpack to a large mail.
+        let free = super::run::free_space(&mailbox.maildir).map_err(write_failed)?;
+        if free < delivery.size.saturating_add(self.min_free) {
+            return Err(write_failed(io::ErrorKind::StorageFull.into()));
+        }
         staged.write_all(&head).map_err(write_failed)?;
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -377,6 +409,11 @@ impl Worker {
                     false => Refusal::temporary(3, 0, "the recipient's mail store does not answer"),
                 };
                 for (_, maildir, received) in &staged {
+                    // The commit may have been written though not synced: without this a crash could bring the record
+                    // back when its file is gone.
+                    if error.uncertain && !self.take_back(received) {
+                        return Vec::new();
+                    }
                     discard(maildir, &received.file);
                 }
                 return staged.into_iter().map(|(mailbox, ..)| (mailbox, Err(refusal.clone()))).collect();
@@ -479,7 +516,7 @@ impl Worker {
         for (_, outcome) in self.publish(vec![(0, maildir, received)]) {
             outcome?;
             self.store.notice_delivered(id);
-            self.store.forget(&account.name, account.key, transfer);
+            self.store.forget(&account.name, vec![(account.key, transfer)]);
         }
         Ok(())
     }

@@ -1,8 +1,7 @@
 //! The files in which unfinished incoming bulk mail grows. They are not fsynced: what a crash spoils is found by the
 //! digest, and the mail is sent again from its beginning.
 
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -19,7 +18,6 @@ const KEEP: Duration = Duration::from_secs(7 * 86_400);
 /// The partial files of one account.
 pub struct Partials {
     folder: PathBuf,
-    open: HashMap<PartialKey, (PublicKey, File)>,
 }
 
 /// Where the partial file `key` of `peer` is, below an account's folder.
@@ -43,14 +41,24 @@ impl Partials {
     /// The folder cannot be made or read.
     pub fn new(folder: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        for peer in fs::read_dir(&folder)? {
+        let partials = Self { folder };
+        partials.sweep()?;
+        Ok(partials)
+    }
+
+    /// Removes the files that have not grown for a week.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn sweep(&self) -> io::Result<()> {
+        for peer in fs::read_dir(&self.folder)? {
             for file in files(&peer?.path())? {
                 if SystemTime::now().duration_since(file.0).is_ok_and(|age| age > KEEP) {
                     remove(&file.1);
                 }
             }
         }
-        Ok(Self { folder, open: HashMap::new() })
+        Ok(())
     }
 
     /// The length of a file, in octets; 0 when there is none, and then room is made for it.
@@ -76,24 +84,12 @@ impl Partials {
     ///
     /// # Errors
     /// The disk does not take it.
-    pub fn append(&mut self, peer: &PublicKey, key: &PartialKey, offset: u64, octets: &[u8]) -> io::Result<()> {
-        if !self.open.contains_key(key) {
-            let path = path(&self.folder, peer, key);
-            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-            self.open.insert(key.clone(), (*peer, file));
-        }
-        let (_, file) = &self.open[key];
+    pub fn append(&self, peer: &PublicKey, key: &PartialKey, offset: u64, octets: &[u8]) -> io::Result<()> {
+        // Opened for each piece of 64 KiB: a peer that begins and drops transfers holds neither descriptors nor the
+        // space of files that were removed.
+        let path = path(&self.folder, peer, key);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         file.write_all_at(octets, offset)
-    }
-
-    /// The file is complete: it is not written any more.
-    pub fn close(&mut self, key: &PartialKey) {
-        self.open.remove(key);
-    }
-
-    /// The link with this peer is down.
-    pub fn close_all(&mut self, peer: &PublicKey) {
-        self.open.retain(|_, (of, _)| of != peer);
     }
 }
 
@@ -116,16 +112,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let peer = PublicKey([1; 32]);
         let key = |n: usize| PartialKey(format!("{n:040}"));
-        let mut partials = Partials::new(folder.path().join("alice")).expect("made");
+        let partials = Partials::new(folder.path().join("alice")).expect("made");
         assert_eq!(partials.length(&peer, &key(0)).expect("length"), 0);
         partials.append(&peer, &key(0), 0, b"hello ").expect("written");
         partials.append(&peer, &key(0), 6, b"world").expect("written");
-        let mut partials = Partials::new(folder.path().join("alice")).expect("made again");
+        let partials = Partials::new(folder.path().join("alice")).expect("made again");
         assert_eq!(partials.length(&peer, &key(0)).expect("length"), 11);
         for n in 1..100 {
             partials.length(&peer, &key(n)).expect("length");
             partials.append(&peer, &key(n), 0, b"x").expect("written");
-            partials.close_all(&peer);
         }
         assert_eq!(fs::read_dir(folder.path().join("alice").join(peer.to_string())).expect("list").count(), MAX_FILES);
     }

@@ -81,8 +81,14 @@ pub(super) fn free_space(path: &Path) -> io::Result<u64> {
 }
 
 fn make_folders(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
-    for folder in [state_dir.to_owned(), state_dir.join("identities"), state_dir.join("incoming")] {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    let below = |name: &str| state_dir.join(name);
+    for folder in [state_dir.to_owned(), below("identities"), below("incoming"), below("bodies")] {
+        // What is kept in a folder is durable only once the folder itself is.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder).and_then(|()| {
+            let parent = folder.parent().unwrap_or(Path::new("/"));
+            // A parent that we may not open is not ours: it was there before.
+            std::fs::File::open(parent).map_or(Ok(()), |parent| parent.sync_all())
+        });
         made.with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let path = state_dir.join("lock");
@@ -248,7 +254,8 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
     let accounts = config.accounts.iter().zip(&ids).map(|(account, id)| directory_account(account, id.key()));
     let directory = Arc::new(Directory::new(accounts.collect(), &reader.contacts(None)?));
     delivery::recover(&store, &reader, &directory, clock.queue_ms())?;
-    let pool = DeliveryPool::start(&store, &directory, &clock, &config.state_dir, &config.hostname)?;
+    let pool =
+        DeliveryPool::start(&store, &directory, &clock, &config.state_dir, &config.hostname, config.delivery.min_free)?;
     let pool = Arc::new(pool);
     let _ = pool_slot.set(pool.clone());
 
@@ -272,7 +279,9 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
         threads.push(std::thread::Builder::new().name(name).spawn(move || thread.run())?);
     }
 
-    let served = serve(config, &store, &directory, &handles, &ids, &clock, &pool, &reader);
+    // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
+    let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
+    let served = serve(config, &store, &directory, &handles, &ids, &clock, &pool, &reader, &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
@@ -299,6 +308,7 @@ fn serve(
     clock: &Arc<Clock>,
     pool: &Arc<DeliveryPool>,
     reader: &Reader,
+    alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
     let lifetime = i64::try_from(config.queue.expire.as_millis()).unwrap_or(i64::MAX);
@@ -349,6 +359,7 @@ fn serve(
         let mut tick = tokio::time::interval(TICK);
         let mut pruned: Option<Instant> = None;
         let mut counted = Instant::now();
+        let mut failed = false;
         let mut storage: Option<Option<Refusal>> = None;
         log::info!("ready");
         loop {
@@ -358,6 +369,10 @@ fn serve(
                 _ = hangup.recv() => log::info!("SIGHUP: restart the agent to read its configuration again"),
                 _ = tick.tick() => {
                     keep(clock);
+                    if !alive() {
+                        failed = true;
+                        break;
+                    }
                     let refusal = low_disk(config);
                     if storage.as_ref() != Some(&refusal) {
                         if let Some(refusal) = &refusal {
@@ -391,6 +406,9 @@ fn serve(
         let _ = stop.send(true);
         let _ = mail.await;
         let _ = control.await;
+        if failed {
+            bail!("a thread of the agent has failed");
+        }
         anyhow::Ok(())
     })?;
     for socket in [&config.lmtp.socket, &config.control.socket] {

@@ -77,11 +77,13 @@ impl Store {
         let account = account.to_owned();
         self.record(move |session| {
             let now = (session.policy.now)();
+            // What is marked as being sent belongs to a session that is over.
             session
                 .connection
                 .prepare_cached(
-                    "UPDATE recipient SET next_attempt = ?3 WHERE account = ?1 AND peer = ?2 AND state = 0
-                     AND bulk IN (0, 1) AND next_attempt > ?3",
+                    "UPDATE recipient SET state = 0, next_attempt = min(next_attempt, ?3)
+                     WHERE account = ?1 AND peer = ?2
+                     AND (state = 1 OR (state = 0 AND bulk IN (0, 1) AND next_attempt > ?3))",
                 )?
                 .execute(params![account, peer.0, now])?;
             let link = Link { epoch, credits: [small, bulk], look: true, due: None };
@@ -130,13 +132,17 @@ pub(super) fn fill(session: &mut Session<'_>) -> rusqlite::Result<Vec<Work>> {
         link.due = None;
         let mut transfers = Vec::new();
         for bulk in [0usize, 1] {
-            let credits = link.credits[bulk];
-            if credits == 0 {
-                continue;
+            // Again as long as something comes: the rows looked at may all belong to one transfer.
+            while link.credits[bulk] > 0 {
+                let credits = link.credits[bulk];
+                let db = session.connection;
+                let taken = queue::take_due(db, account, peer, bulk == 1, now, session.policy, credits)?;
+                if taken.is_empty() {
+                    break;
+                }
+                link.credits[bulk] -= taken.len() as u32;
+                transfers.extend(taken);
             }
-            let taken = queue::take_due(session.connection, account, peer, bulk == 1, now, session.policy, credits)?;
-            link.credits[bulk] -= taken.len() as u32;
-            transfers.extend(taken);
             if link.credits[bulk] > 0 {
                 let next: Option<i64> = session
                     .connection

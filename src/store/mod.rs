@@ -15,6 +15,9 @@ mod received;
 mod schema;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use bodies::{BodyFile, BodyWriter, EncodedBody};
 pub use contacts::{Contact, Request};
 pub use dispatch::Work;

@@ -230,13 +230,15 @@ impl Store {
         self.submit(
             move |session| enqueue(session, &mail, &encoded),
             move |result| {
-                let result = result.map(|(ids, used)| {
-                    if let (true, Some(file)) = (used, file) {
-                        file.keep();
-                    }
-                    ids
-                });
-                done(result);
+                // A row that a crash may bring back must find its body; without a row the next start removes it.
+                let named = match &result {
+                    Ok((_, used)) => *used,
+                    Err(error) => error.uncertain,
+                };
+                if let (true, Some(file)) = (named, file) {
+                    file.keep();
+                }
+                done(result.map(|(ids, _)| ids));
             },
         );
     }
@@ -357,8 +359,13 @@ fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlit
         .prepare_cached("SELECT coalesce(max(number) + 1, 0) FROM recipient WHERE mail = ?")?
         .query_row([row], |found| found.get(0))?;
     let bulk = body.wire_size > crate::engine::transfer::BURST;
-    for (number, (recipient, id)) in mail.recipients.iter().zip(&mut ids).enumerate() {
-        if id.is_some() {
+    for (number, recipient) in mail.recipients.iter().enumerate() {
+        // An MTA may name a recipient twice, such as two aliases of one address: one delivery serves both.
+        let same = mail.recipients[..number].iter().position(|earlier| earlier.address == recipient.address);
+        if let Some(earlier) = same {
+            ids[number] = ids[earlier].clone();
+        }
+        if ids[number].is_some() {
             continue;
         }
         let transfer: Option<[u8; 16]> = db
@@ -393,7 +400,7 @@ fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlit
             ])?;
         }
         session.dispatcher.touch(&mail.account, &recipient.peer);
-        *id = Some(queue_id.clone());
+        ids[number] = Some(queue_id.clone());
     }
     Ok((ids.into_iter().flatten().collect(), used))
 }

@@ -97,16 +97,17 @@ impl Store {
         })
     }
 
-    /// The peer will not offer this mail again.
-    pub fn forget(&self, account: &str, peer: PublicKey, transfer: MailId) {
+    /// The peers will not offer these mails again. Should the store fail, the records are only kept for longer.
+    pub fn forget(&self, account: &str, mails: Vec<(PublicKey, MailId)>) {
         let account = account.to_owned();
-        self.record(move |session| {
-            session
-                .connection
-                .prepare_cached("UPDATE received SET forgotten = 1 WHERE account = ? AND peer = ? AND transfer = ?")?
-                .execute(params![account, peer.0, transfer.0])?;
-            Ok(())
-        });
+        let update = "UPDATE received SET forgotten = 1 WHERE account = ? AND peer = ? AND transfer = ?";
+        self.submit(
+            move |session| {
+                let mut update = session.connection.prepare_cached(update)?;
+                mails.iter().try_for_each(|(peer, id)| update.execute(params![account, peer.0, id.0]).map(|_| ()))
+            },
+            |_| {},
+        );
     }
 
     /// Removes old records.
@@ -124,22 +125,23 @@ impl Store {
 }
 
 impl Reader {
-    /// Whether the mailbox has this mail of the peer.
+    /// Whether the mailbox has this mail of the peer: `Some(false)` when it is recorded but not yet known to be visible.
     ///
     /// # Errors
     /// The store fails.
-    pub fn has_received(
+    pub fn received(
         &self,
         account: &str,
         peer: &PublicKey,
         transfer: &MailId,
         mailbox: &str,
-    ) -> rusqlite::Result<bool> {
+    ) -> rusqlite::Result<Option<bool>> {
         self.connection
-            .prepare_cached("SELECT 1 FROM received WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?")?
-            .query_row(params![account, peer.0, transfer.0, mailbox], |_| Ok(()))
+            .prepare_cached(
+                "SELECT published FROM received WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?",
+            )?
+            .query_row(params![account, peer.0, transfer.0, mailbox], |row| row.get(0))
             .optional()
-            .map(|found| found.is_some())
     }
 
     /// What a crash may have caught between record and rename.

@@ -16,11 +16,14 @@ const BATCH: usize = 512;
 /// How long a job that must not fail waits before it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Why a job was not carried out; nothing of it is stored.
+/// Why a job was not carried out; nothing of it is stored unless it is `uncertain`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreError {
     /// Whether the disk is full.
     pub full: bool,
+    /// Whether it may be stored all the same: the commit was written and could not be synced, so that a crash before the
+    /// next commit can bring it back.
+    pub uncertain: bool,
     text: String,
 }
 
@@ -36,13 +39,13 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
         let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
-        Self { full, text: error.to_string() }
+        Self { full, uncertain: false, text: error.to_string() }
     }
 }
 
 impl StoreError {
     fn stopped() -> Self {
-        Self { full: false, text: "the store has stopped".into() }
+        Self { full: false, uncertain: true, text: "the store has stopped".into() }
     }
 }
 
@@ -279,6 +282,6 @@ fn transaction(
     let work = super::dispatch::fill(&mut session)?;
     session.events.extend(work.into_iter().map(Event::Work));
     let Session { events, log, unlink, .. } = session;
-    transaction.commit()?;
+    transaction.commit().map_err(|error| StoreError { uncertain: true, ..error.into() })?;
     Ok((events, log, unlink))
 }
