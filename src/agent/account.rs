@@ -418,9 +418,13 @@ impl AccountThread {
                 }
                 let known = self.reader.requests(Some(&self.name)).unwrap_or_default();
                 match known.iter().find(|request| request.key == key) {
-                    Some(request) if request.refused => return,
                     // toxcore repeats a request until it is answered.
-                    Some(_) => log::debug!("{}: friend request from {key} again", self.name),
+                    Some(request) => {
+                        log::debug!("{}: friend request from {key} again", self.name);
+                        if request.refused {
+                            return;
+                        }
+                    }
                     None => log::info!("{}: friend request from {key}: toxctl request list", self.name),
                 }
                 self.shared.store.put_request(Request {
