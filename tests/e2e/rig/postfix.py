@@ -108,6 +108,9 @@ class Postfix:
             "default_transport": "error:5.4.4 this test machine sends nothing",
             "relay_transport": "error:5.4.4 this test machine sends nothing",
             "disable_dns_lookups": "yes",
+            # After trouble with a process of its own Postfix pauses for a minute, as long as a test waits at most.
+            "service_throttle_time": "1s",
+            "transport_retry_time": "1s",
             "virtual_mailbox_domains": self.domain,
             "virtual_mailbox_base": f"{self.dir}/mail",
             "virtual_mailbox_maps": "static:inbox/",
