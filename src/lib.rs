@@ -8,6 +8,7 @@ pub mod agent;
 pub mod config;
 pub mod control;
 pub mod ctl;
+pub mod dns;
 pub mod engine;
 pub mod identity;
 pub mod lmtp;

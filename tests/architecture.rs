@@ -17,18 +17,31 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("socket", &[]),
     ("telemetry", &[]),
     ("maildir", &[]),
-    ("store", &["engine::transfer", "engine::schedule", "mail", "identity"]),
+    ("dns", &["mail::address", "identity"]),
+    ("store", &["engine::transfer", "engine::schedule", "engine::trust", "mail", "identity"]),
     ("lmtp", &["mail", "socket"]),
     ("control", &["socket"]),
-    ("config", &["mail", "identity"]),
+    ("config", &["engine::trust", "mail", "identity"]),
     ("agent", AGENT),
-    ("ctl", &["config", "control", "identity"]),
+    ("ctl", &["config", "control", "engine::trust", "identity"]),
     ("transport", &[]),
 ];
 
 /// The wiring may use everything but the two other programs.
-const AGENT: &[&str] =
-    &["config", "control", "engine", "identity", "lmtp", "mail", "maildir", "socket", "store", "telemetry", "tox"];
+const AGENT: &[&str] = &[
+    "config",
+    "control",
+    "dns",
+    "engine",
+    "identity",
+    "lmtp",
+    "mail",
+    "maildir",
+    "socket",
+    "store",
+    "telemetry",
+    "tox",
+];
 
 /// Modules without I/O, clock, randomness and threads.
 const PURE: &[&str] = &["mail", "identity", "engine"];

@@ -34,6 +34,35 @@ fn contact(octet: u8, nick: Option<&str>) -> Contact {
         mail: octet == 1,
         last_seen: (octet == 2).then(|| now() - 7260),
         added: now() - 9000,
+        blocked: false,
+        names: if octet == 2 { vec!["carol@example.net".into()] } else { Vec::new() },
+    }
+}
+
+/// A name whose key has changed.
+fn changed() -> Name {
+    let offer = Offer {
+        tox_id: id(3).to_string(),
+        via: "name".into(),
+        method: "tox1".into(),
+        proof: "secure".into(),
+        since: now() - 130,
+    };
+    Name {
+        account: "alice".into(),
+        address: "carol@example.net".into(),
+        state: NameState::Changed,
+        key: Some(PublicKey([2; 32]).to_string()),
+        via: Some("name".into()),
+        method: Some("tox1".into()),
+        proof: Some("secure".into()),
+        first_seen: Some(now() - 9000),
+        last_seen: Some(now() - 7260),
+        offer: Some(offer),
+        status: Some("4.7.1".into()),
+        text: Some("the key has\u{1b}[2J changed".into()),
+        next_lookup: None,
+        waiting: 2,
     }
 }
 
@@ -59,6 +88,8 @@ impl Backend for Fake {
             contacts_total: 3,
             contacts_online: 1,
             requests: 0,
+            names_unconfirmed: 0,
+            names_changed: u64::from(octet == 7),
             error: error.map(str::to_owned),
         };
         let mails = self.mails as u64;
@@ -78,7 +109,8 @@ impl Backend for Fake {
         }
     }
     fn add_contact(&self, new: NewContact) -> Result<Contact, Failure> {
-        self.note(format!("add {:?} {} {:?}", new.account, new.tox_id, new.message));
+        let who = new.tox_id.or(new.address).unwrap_or_default();
+        self.note(format!("add {:?} {who} {:?}", new.account, new.message));
         if new.nick.as_deref() == Some("taken") {
             return Err(Failure::Conflict("the nick `taken` is taken".into()));
         }
@@ -88,6 +120,61 @@ impl Backend for Fake {
         self.note(format!("remove {account:?} {who}"));
         Ok(())
     }
+    fn contact(&self, account: Option<&str>, who: &str) -> Result<ContactDetails, Failure> {
+        self.note(format!("contact {account:?} {who}"));
+        Ok(ContactDetails { contact: contact(2, None), tox_id: None, message: None, pins: vec![changed()] })
+    }
+    fn rename_contact(&self, _: Option<&str>, who: &str, nick: Option<String>) -> Result<Contact, Failure> {
+        self.note(format!("rename {who} {nick:?}"));
+        Ok(contact(2, nick.as_deref()))
+    }
+    fn block(&self, account: Option<&str>, who: &str, blocked: bool) -> Result<(), Failure> {
+        self.note(format!("block {account:?} {who} {blocked}"));
+        Ok(())
+    }
+    fn names(&self, _: Option<&str>) -> Result<Vec<Name>, Failure> {
+        Ok(vec![changed()])
+    }
+    fn accept_key(&self, account: Option<&str>, address: &str) -> Result<Name, Failure> {
+        self.note(format!("accept-key {account:?} {address}"));
+        Ok(Name { state: NameState::Pinned, offer: None, status: None, text: None, ..changed() })
+    }
+    fn refresh(&self, account: Option<&str>, who: Option<&str>) -> Result<Refreshed, Failure> {
+        self.note(format!("refresh {account:?} {who:?}"));
+        Ok(Refreshed { names: 1 })
+    }
+    fn look_up(&self, address: &str) -> Result<Lookup, Failure> {
+        let found = address == "carol@example.net";
+        Ok(Lookup {
+            address: address.into(),
+            tox_id: found.then(|| id(2).to_string()),
+            key: found.then(|| PublicKey([2; 32]).to_string()),
+            via: found.then(|| "name".into()),
+            method: found.then(|| "tox1".into()),
+            proof: if found { "insecure" } else { "secure" }.into(),
+            permanent: !found,
+            status: (!found).then(|| "5.1.1".into()),
+            text: "there is no such\u{1b} name".into(),
+            steps: vec![LookupStep {
+                query: "carol._tox.example.net.".into(),
+                kind: "TXT".into(),
+                outcome: "answer".into(),
+                proof: "insecure".into(),
+                records: vec!["v=tox1;\u{1b}".into()],
+                ms: 3,
+            }],
+        })
+    }
+    fn records(&self, account: Option<&str>) -> Result<Vec<Record>, Failure> {
+        self.note(format!("records {account:?}"));
+        Ok(vec![Record {
+            account: "alice".into(),
+            address: "alice@example.org".into(),
+            record: Some(format!("alice._tox.example.org. 3600 IN TXT \"v=tox1;id={}\"", id(7))),
+            correct: false,
+            text: "there is no alice._tox.example.org in the DNS".into(),
+        }])
+    }
     fn requests(&self, _: Option<&str>) -> Result<Vec<FriendRequest>, Failure> {
         Ok(vec![FriendRequest {
             account: "alice".into(),
@@ -95,6 +182,8 @@ impl Backend for Fake {
             message: "hi\nthere".into(),
             received: now() - 130,
             refused: false,
+            claim: Some("dave@example.net".into()),
+            verified: Some(false),
         }])
     }
     fn accept_request(&self, _: Option<&str>, key: &str, nick: Option<String>) -> Result<Contact, Failure> {
@@ -210,6 +299,7 @@ fn status_and_id() {
              ACCOUNT  NETWORK  CONTACTS  REQUESTS  ADDRESS\n\
              alice    udp      1/3       0         {seven}@tox.alt\n\
              bob      offline  1/3       0         {eight}@tox.alt\n\
+             alice: the key of 1 address has changed, mail is held: toxctl name list\n\
              bob: error: no\\u{{1b}}[2J passphrase\n"
         )
     );
@@ -234,13 +324,13 @@ fn status_and_id() {
 #[test]
 fn contacts() {
     let agent = agent(0);
-    let (one, two, nine) = (PublicKey([1; 32]).base32(), PublicKey([2; 32]).base32(), PublicKey([9; 32]).base32());
+    let (one, nine) = (PublicKey([1; 32]).base32(), PublicKey([9; 32]).base32());
     assert_eq!(
         agent.good(&["contact", "list"]),
         format!(
             "ACCOUNT  NICK           STATE    MAIL  SEEN      ADDRESS\n\
              alice    bob\\u{{1b}}[31m  online   yes   now       {one}@tox.alt\n\
-             alice    -              offline  no    2h1m ago  {two}@tox.alt\n"
+             alice    -              offline  no    2h1m ago  carol@example.net\n"
         )
     );
     assert_eq!(agent.json(&["contact", "list"])[0]["state"], "accepted");
@@ -268,13 +358,78 @@ fn contacts() {
 }
 
 #[test]
+fn a_contact_is_added_by_address_shown_renamed_and_blocked() {
+    let agent = agent(0);
+    agent.good(&["contact", "add", "carol@example.net"]);
+    agent.good(&["contact", "add", &id(9).to_string(), "--address", "carol@example.net"]);
+    assert_eq!(agent.asked(), format!("add None carol@example.net None; add None {} None", id(9)));
+    let both = agent.run(&["contact", "add", "carol@example.net", "--address", "carol@example.net"]);
+    assert_eq!(told(&both), (Some(64), "toxctl: --address goes with a Tox ID\n".into()));
+
+    let shown = agent.good(&["contact", "show", "carol@example.net"]);
+    for line in [
+        format!("key        {}\n", PublicKey([2; 32])),
+        "state      offline\n".into(),
+        "name       carol@example.net (tox1, secure, by its name; confirmed 2h1m ago)\n".into(),
+        format!("           it leads to another key since 2m ago: {}\n", id(3)),
+        "mail to it is held: toxctl contact accept-key carol@example.net\n".into(),
+    ] {
+        assert!(shown.contains(&line), "{line} in {shown}");
+    }
+    assert_eq!(agent.json(&["contact", "show", "carol@example.net"])["pins"][0]["state"], "changed");
+    agent.asked();
+    agent.good(&["contact", "rename", "carol@example.net", "caro"]);
+    agent.good(&["contact", "rename", "caro"]);
+    assert_eq!(agent.good(&["contact", "block", "caro"]), "blocked caro\n");
+    assert_eq!(agent.good(&["contact", "unblock", "caro"]), "unblocked caro\n");
+    assert!(agent.good(&["contact", "accept-key", "carol@example.net"]).contains("from now on"));
+    assert_eq!(agent.good(&["contact", "refresh"]), "1 name being looked up: toxctl name list\n");
+    agent.good(&["contact", "refresh", "carol@example.net", "--account", "alice"]);
+    assert_eq!(
+        agent.asked(),
+        "rename carol@example.net Some(\"caro\"); rename caro None; block None caro true; block None caro false; \
+         accept-key None carol@example.net; refresh None None; refresh Some(\"alice\") Some(\"carol@example.net\")"
+    );
+}
+
+#[test]
+fn names() {
+    let agent = agent(0);
+    assert_eq!(
+        agent.good(&["name", "list"]),
+        "ACCOUNT  ADDRESS            STATE        KEY               PROOF   WAITING\n\
+         alice    carol@example.net  KEY CHANGED  0202020202020202  secure  2\n\
+         carol@example.net: the key has\\u{1b}[2J changed\n"
+    );
+    let found = agent.good(&["name", "lookup", "carol@example.net"]);
+    assert!(found.starts_with("carol._tox.example.net. TXT: answer, insecure (3 ms)\n    v=tox1;\\u{1b}\n"), "{found}");
+    assert!(found.contains(&id(2).to_string()) && found.contains("not proved by DNSSEC"), "{found}");
+    let nothing = agent.run(&["name", "lookup", "eve@example.net"]);
+    assert_eq!(told(&nothing), (Some(1), String::new()));
+    let text = String::from_utf8_lossy(&nothing.stdout).into_owned();
+    assert!(text.ends_with("eve@example.net: mail to it is returned: 5.1.1 there is no such\\u{1b} name\n"), "{text}");
+    let json = agent.run(&["--json", "name", "lookup", "eve@example.net"]);
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!((&json["permanent"], &json["steps"][0]["type"]), (&true.into(), &"TXT".into()));
+
+    let records = agent.good(&["name", "record", "alice"]);
+    assert_eq!(agent.asked(), "records Some(\"alice\")");
+    let line = format!("\nalice._tox.example.org. 3600 IN TXT \"v=tox1;id={}\"\n", id(7));
+    assert!(records.contains("NOT PUBLISHED") && records.contains(&line) && records.contains('█'), "{records}");
+    assert!(records.contains("no wildcard") && records.contains("one string"), "{records}");
+    assert_eq!(agent.json(&["name", "record"])[0]["correct"], false);
+}
+
+#[test]
 fn requests() {
     let agent = agent(0);
     let key = "AB".repeat(32);
     assert_eq!(
         agent.good(&["request", "list"]),
         format!(
-            "ACCOUNT  STATE  RECEIVED  KEY{}  MESSAGE\nalice    open   2m ago    {key}  hi\\nthere\n",
+            "ACCOUNT  STATE  RECEIVED  CLAIMS{}  KEY{}  MESSAGE\n\
+             alice    open   2m ago    dave@example.net (NOT proved)  {key}  hi\\nthere\n",
+            " ".repeat(23),
             " ".repeat(61)
         )
     );

@@ -18,6 +18,7 @@ use super::directory::Directory;
 use super::partial::Partials;
 use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
+use crate::engine::request;
 use crate::engine::rules::Rules;
 use crate::engine::transfer::MailId;
 use crate::identity::tox_id::{PublicKey, ToxId};
@@ -38,8 +39,11 @@ const BOOTSTRAP_MAX: Duration = Duration::from_secs(60);
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// While a transfer runs over a TCP relay, whose socket is not watched, the loop turns this often, in milliseconds.
 const RELAY_TURN: u16 = 2;
-/// The longest friend request of a stranger that is kept, in characters.
-const MAX_MESSAGE: usize = 1000;
+/// How often a request that is known already is noted again, in seconds.
+const REPEATED: i64 = 600;
+/// How many new strangers may ask in an hour; what comes beyond, comes again.
+const REQUESTS: u32 = 60;
+const REQUESTS_PER: Duration = Duration::from_secs(3600);
 
 /// What others ask of the thread.
 pub enum Command {
@@ -52,7 +56,7 @@ pub enum Command {
     /// Whether mail can be stored.
     Storage(Option<Refusal>),
     /// Ask for friendship; the contact is in the store already.
-    AskFriend(ToxId, String, Sender<Result<(), String>>),
+    AskFriend(ToxId, String, Option<Sender<Result<(), String>>>),
     /// Take a contact as friend; it is in the store already.
     AcceptFriend(PublicKey, Sender<Result<(), String>>),
     /// Forget a friend; the contact is out of the store already.
@@ -156,6 +160,8 @@ pub struct Shared {
     pub clock: Arc<Clock>,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// Who looks at new friend requests: account and key.
+    pub asked: tokio::sync::mpsc::Sender<(usize, PublicKey)>,
 }
 
 struct Asking {
@@ -192,6 +198,8 @@ pub struct AccountThread {
     bootstrap_wait: Duration,
     save_next: Instant,
     started: Instant,
+    /// Since when requests of strangers are counted, and how many came.
+    requests: (Instant, u32),
     stopping: bool,
 }
 
@@ -240,6 +248,7 @@ impl AccountThread {
             bootstrap_wait: BOOTSTRAP,
             save_next: now + SAVE_EVERY,
             started: now,
+            requests: (now, 0),
             stopping: false,
         })
     }
@@ -293,7 +302,10 @@ impl AccountThread {
     /// Makes toxcore's friends those of the store, which is the one home of contacts.
     fn reconcile(&mut self) {
         let contacts = match self.reader.contacts(Some(&self.name)) {
-            Ok(contacts) => contacts,
+            Ok(mut contacts) => {
+                contacts.retain(|contact| !self.shared.directory.is_blocked(self.number, &contact.key));
+                contacts
+            }
             Err(error) => {
                 // Without the list nobody can be told from a stranger: no mail goes in or out, but no friend is lost.
                 log::error!("{}: cannot read the contacts, no link is made: {error}", self.name);
@@ -408,31 +420,51 @@ impl AccountThread {
                 }
             }
             Event::FriendRequest(key, message) => {
-                let message: String = String::from_utf8_lossy(&message)
-                    .chars()
-                    .map(|c| if c.is_control() { ' ' } else { c })
-                    .take(MAX_MESSAGE)
-                    .collect();
-                if self.friends.contains_key(&key) {
+                if self.friends.contains_key(&key) || self.shared.directory.is_blocked(self.number, &key) {
                     return;
                 }
-                let known = self.reader.requests(Some(&self.name)).unwrap_or_default();
-                match known.iter().find(|request| request.key == key) {
+                let seconds = self.shared.clock.wall_ms() / 1000;
+                let now = Instant::now();
+                match self.reader.request(&self.name, &key) {
                     // toxcore repeats a request until it is answered.
-                    Some(request) => {
-                        log::debug!("{}: friend request from {key} again", self.name);
-                        if request.refused {
-                            return;
-                        }
+                    Ok(Some(known)) if known.refused || (0..REPEATED).contains(&(seconds - known.received)) => return,
+                    Ok(Some(_)) => {}
+                    Ok(None) => self.requests.1 += 1,
+                    Err(error) => {
+                        log::error!("{}: cannot read the friend requests: {error}", self.name);
+                        return;
                     }
-                    None => log::info!("{}: friend request from {key}: toxctl request list", self.name),
                 }
-                self.shared.store.put_request(Request {
+                if now.duration_since(self.requests.0) > REQUESTS_PER {
+                    if self.requests.1 > REQUESTS {
+                        let dropped = self.requests.1 - REQUESTS;
+                        log::warn!("{}: {dropped} friend requests in an hour were not looked at", self.name);
+                    }
+                    self.requests = (now, 1);
+                }
+                if self.requests.1 > REQUESTS {
+                    return;
+                }
+                let (message, claim) = request::read(&message);
+                let claim = claim.map(|address| address.to_string().to_lowercase());
+                let request = Request {
                     account: self.name.clone(),
                     key,
                     message,
-                    received: self.shared.clock.wall_ms() / 1000,
+                    received: seconds,
                     refused: false,
+                    claim: claim.clone(),
+                    verified: None,
+                };
+                let (name, number, asked) = (self.name.clone(), self.number, self.shared.asked.clone());
+                self.shared.store.put_request(request, move |new| {
+                    if new {
+                        let claims = claim.map_or_else(String::new, |claim| format!(", who claims to be {claim}"));
+                        log::info!("{name}: friend request from {key}{claims}: toxctl request list");
+                        let _ = asked.try_send((number, key));
+                    } else {
+                        log::debug!("{name}: friend request from {key} again");
+                    }
                 });
             }
             Event::FriendMessage(number, packet) => {
@@ -461,7 +493,11 @@ impl AccountThread {
             Command::Storage(refusal) => self.engine.handle(now, Input::Storage(refusal), actions),
             Command::AskFriend(id, message, reply) => {
                 let result = self.ask(id, message);
-                let _ = reply.send(result);
+                match (reply, result) {
+                    (Some(reply), result) => drop(reply.send(result)),
+                    (None, Err(error)) => log::error!("{}: cannot ask {}: {error}", self.name, id.key()),
+                    (None, Ok(())) => {}
+                }
             }
             Command::AcceptFriend(key, reply) => {
                 let result = match self.friends.contains_key(&key) {

@@ -17,8 +17,11 @@ use std::time::Duration;
 
 use super::account::disk_refusal;
 use super::directory::{Account, Directory};
+use super::names::Names;
 use super::partial;
 use crate::engine::transfer::{Delivery, Digester, Encoding, MailId, Source};
+use crate::identity::tox_id::PublicKey;
+use crate::mail::address::Address;
 use crate::mail::header::MAX_SECTION;
 use crate::mail::status::Refusal;
 use crate::mail::trace::{self, Incoming};
@@ -65,10 +68,11 @@ struct Worker {
     notices: Arc<Mutex<HashSet<i64>>>,
     min_free: u64,
     maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
+    names: Arc<Names>,
 }
 
 impl DeliveryPool {
-    /// Starts the threads. `min_free`: octets of a mailbox's disk that are left free.
+    /// Starts the threads. `names` knows whose an author's address is; `min_free`: octets of a mailbox's disk that are left free.
     ///
     /// # Errors
     /// The system has none.
@@ -76,6 +80,7 @@ impl DeliveryPool {
         store: &Store,
         directory: &Arc<Directory>,
         clock: &Arc<Clock>,
+        names: &Arc<Names>,
         state_dir: &Path,
         hostname: &str,
         min_free: u64,
@@ -98,6 +103,7 @@ impl DeliveryPool {
                 notices: notices.clone(),
                 min_free,
                 maildirs: maildirs.clone(),
+                names: names.clone(),
             };
             let inbox = inbox.clone();
             let builder = std::thread::Builder::new().name(format!("deliver {number}")).stack_size(STACK);
@@ -339,6 +345,7 @@ impl Worker {
         let sender = delivery.sender.parse().ok();
         let nick = account_nick(&self.directory, account, delivery);
         let id = delivery.id.to_string();
+        let (known, doubt) = self.authors(account, &delivery.peer, &head);
         let head = trace::incoming(
             &head,
             &Incoming {
@@ -349,7 +356,8 @@ impl Worker {
                 hostname: &self.hostname,
                 id: &id,
                 date: &trace::date(now),
-                known: &[],
+                known: &known,
+                doubt,
             },
         )?;
 
@@ -388,6 +396,25 @@ impl Worker {
             file,
         };
         Ok((maildir, received))
+    }
+
+    /// The addresses that are known to be the peer's, the author's among them if that can be proved; otherwise why not.
+    fn authors(&self, account: &Account, peer: &PublicKey, head: &[u8]) -> (Vec<Address>, Option<&'static str>) {
+        let known = || Reader::open(&self.state_dir)?.addresses_of(&account.name, peer);
+        let mut known = known().unwrap_or_else(|error| {
+            log::error!("{}: cannot read the names: {error}", account.name);
+            Vec::new()
+        });
+        let from = trace::from_addresses(head);
+        if let ([author], Some(at)) = (&from[..], self.directory.account(&account.name))
+            && trace::alignment(&from, peer, &known) != trace::Alignment::Pass
+        {
+            match self.names.doubt(at, peer, author) {
+                None => known.push(author.clone()),
+                doubt => return (known, doubt),
+            }
+        }
+        (known, None)
     }
 
     /// Records staged mails and makes them visible.

@@ -1,16 +1,17 @@
 //! Whose address is whose: the accounts of this agent and their contacts, for routing submitted mail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
+use crate::identity::name::query::Query;
 use crate::identity::tox_address::{self, ToxAddress};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
 use crate::mail::envelope::ReversePath;
 use crate::mail::status::Refusal;
 use crate::mail::trace::OutgoingRule;
-use crate::store::Contact;
+use crate::store::{Contact, Destination};
 
 /// A mailbox of an account.
 pub struct Mailbox {
@@ -52,32 +53,39 @@ impl Account {
     }
 }
 
-/// Where a recipient is to be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The contact.
-    pub peer: PublicKey,
-    /// The forward-path that the contact's agent understands.
-    pub wire_address: Address,
-}
-
 /// All accounts and their contacts.
 pub struct Directory {
     accounts: Vec<Account>,
     /// For each account, its contacts with their nicknames.
     contacts: RwLock<Vec<HashMap<PublicKey, Option<String>>>>,
+    /// For each account, the keys on its block list.
+    blocked: RwLock<Vec<HashSet<PublicKey>>>,
+    /// Whether names are looked up in the DNS.
+    lookup: bool,
 }
 
 impl Directory {
-    /// A directory of `accounts` with their stored contacts.
-    pub fn new(accounts: Vec<Account>, contacts: &[Contact]) -> Self {
+    /// A directory of `accounts` with their stored contacts and block lists. `lookup`: whether names are looked up in the
+    /// DNS.
+    pub fn new(
+        accounts: Vec<Account>,
+        contacts: &[Contact],
+        blocked: &[(String, PublicKey, i64)],
+        lookup: bool,
+    ) -> Self {
         let mut known = vec![HashMap::new(); accounts.len()];
+        let mut refused = vec![HashSet::new(); accounts.len()];
+        for (name, key, _) in blocked {
+            if let Some(at) = accounts.iter().position(|account| account.name == *name) {
+                refused[at].insert(*key);
+            }
+        }
         for contact in contacts {
             if let Some(at) = accounts.iter().position(|account| account.name == contact.account) {
                 known[at].insert(contact.key, contact.nick.clone());
             }
         }
-        Self { accounts, contacts: RwLock::new(known) }
+        Self { accounts, contacts: RwLock::new(known), blocked: RwLock::new(refused), lookup }
     }
 
     /// The accounts, in the order of the configuration.
@@ -110,6 +118,23 @@ impl Directory {
         }
     }
 
+    /// Whether a key is on an account's block list.
+    pub fn is_blocked(&self, account: usize, key: &PublicKey) -> bool {
+        let blocked = self.blocked.read().unwrap_or_else(PoisonError::into_inner);
+        blocked.get(account).is_some_and(|keys| keys.contains(key))
+    }
+
+    /// A key is on an account's block list now, or no longer.
+    pub fn set_blocked(&self, account: usize, key: PublicKey, blocked: bool) {
+        if let Some(keys) = self.blocked.write().unwrap_or_else(PoisonError::into_inner).get_mut(account) {
+            if blocked {
+                keys.insert(key)
+            } else {
+                keys.remove(&key)
+            };
+        }
+    }
+
     /// The account that an envelope sender belongs to; `None` for `<>`, which belongs to none.
     ///
     /// # Errors
@@ -126,15 +151,19 @@ impl Directory {
         }
     }
 
-    /// The account that sends and the route to a recipient. Mail from `<>` goes through the first account that knows the
-    /// recipient.
+    /// The account that sends and where the recipient is to be reached. Mail from `<>` goes through the first account
+    /// that knows the recipient; `has_name` tells whether the account of that name knows that address of the DNS.
     ///
     /// # Errors
-    /// 5.1.2 for a domain that is not reached by Tox, 5.1.1 where no contact matches.
-    pub fn route(&self, sender: &ReversePath, recipient: &Address) -> Result<(usize, Route), Refusal> {
+    /// 5.1.2 for a domain that is not reached by Tox, 5.1.1 where no contact matches, 5.7.1 where it is blocked.
+    pub fn route(
+        &self,
+        sender: &ReversePath,
+        recipient: &Address,
+        has_name: impl Fn(&str, &str) -> bool,
+    ) -> Result<(usize, Destination), Refusal> {
         let Some(address) = tox_address::parse(recipient) else {
-            let text = format!("the domain {} is not reached over Tox: it is not tox.alt", recipient.domain());
-            return Err(Refusal::permanent(1, 2, text));
+            return self.route_name(sender, recipient, has_name);
         };
         let contacts = self.contacts.read().unwrap_or_else(PoisonError::into_inner);
         let wanted = self.sender(sender)?;
@@ -150,11 +179,14 @@ impl Directory {
                 }
             };
             if let Some(peer) = found {
+                if self.is_blocked(at, &peer) {
+                    return Err(Refusal::permanent(7, 1, "that contact is blocked here: see toxctl contact unblock"));
+                }
                 let wire_address = match &address {
-                    ToxAddress::Mailbox(..) => recipient.clone(),
-                    _ => tox_address::canonical(&peer),
+                    ToxAddress::Mailbox(..) => recipient.to_string(),
+                    _ => tox_address::canonical(&peer).to_string(),
                 };
-                return Ok((at, Route { peer, wire_address }));
+                return Ok((at, Destination::Peer { key: peer, wire_address }));
             }
         }
         Err(Refusal::permanent(
@@ -171,11 +203,52 @@ impl Directory {
     }
 }
 
+impl Directory {
+    fn route_name(
+        &self,
+        sender: &ReversePath,
+        recipient: &Address,
+        has_name: impl Fn(&str, &str) -> bool,
+    ) -> Result<(usize, Destination), Refusal> {
+        let name = recipient.to_string().to_lowercase();
+        let wanted = self.sender(sender)?;
+        let known = |at: &usize| has_name(&self.accounts[*at].name, &name);
+        // Without look-ups only what the operator has pinned leads anywhere. Nobody's mail makes no contact.
+        let at = match wanted.filter(|at| self.lookup || known(at)) {
+            Some(at) => Some(at),
+            None if wanted.is_none() => (0..self.accounts.len()).find(known),
+            None => None,
+        };
+        let domain = recipient.domain();
+        match at {
+            Some(at) if Query::of_address(recipient).is_ok() || known(&at) => Ok((at, Destination::Name(name))),
+            _ if !self.lookup => Err(Refusal::permanent(
+                1,
+                2,
+                format!(
+                    "the domain {domain} is not reached over Tox: it is not tox.alt, and names are not looked up here \
+                     (names.lookup); toxctl contact add TOX-ID --address {recipient} makes it known"
+                ),
+            )),
+            _ => Err(match Query::of_address(recipient) {
+                Err(error) => Refusal::permanent(1, 2, format!("{recipient} is no name to look up: {error}")),
+                Ok(_) => {
+                    Refusal::permanent(1, 1, format!("no account knows {recipient}, and mail from <> makes no contact"))
+                }
+            }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn directory() -> Directory {
+        with_lookup(false)
+    }
+
+    fn with_lookup(lookup: bool) -> Directory {
         let account = |name: &str, key: u8| Account {
             name: name.to_owned(),
             key: PublicKey([key; 32]),
@@ -197,6 +270,8 @@ mod tests {
         Directory::new(
             vec![account("alice", 1), account("carol", 2)],
             &[contact("alice", 8, Some("bob")), contact("carol", 9, Some("dave")), contact("carol", 7, None)],
+            &[("carol".to_owned(), PublicKey([9; 32]), 0)],
+            lookup,
         )
     }
 
@@ -235,13 +310,16 @@ mod tests {
             ("alice@example.org", "BOB@tox".to_owned(), Ok((0, key(8), format!("{}@tox.alt", key(8).base32())))),
             ("alice@example.org", mailbox.clone(), Ok((0, key(8), mailbox))),
             ("alice@example.org", "dave@tox.alt".to_owned(), Err("5.1.1")),
-            ("", "dave@tox.alt".to_owned(), Ok((1, key(9), format!("{}@tox.alt", key(9).base32())))),
+            ("carol@example.org", "dave@tox.alt".to_owned(), Err("5.7.1")),
             ("", format!("{}@tox", key(7)), Ok((1, key(7), format!("{}@tox.alt", key(7).base32())))),
             ("alice@example.org", "bob@example.org".to_owned(), Err("5.1.2")),
             ("mallory@x.org", "bob@tox.alt".to_owned(), Err("5.7.1")),
         ] {
-            let result = directory.route(&path(sender), &recipient.parse().expect("an address"));
-            let result = result.map(|(at, route)| (at, route.peer, route.wire_address.to_string()));
+            let result = directory.route(&path(sender), &recipient.parse().expect("an address"), |_, _| false);
+            let result = result.map(|(at, to)| match to {
+                Destination::Peer { key, wire_address } => (at, key, wire_address),
+                Destination::Name(name) => panic!("{name} is no name"),
+            });
             match (result, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected),
                 (Err(refusal), Err(code)) => assert_eq!(refusal.status().to_string(), code, "{recipient}"),
@@ -249,6 +327,32 @@ mod tests {
             }
         }
         directory.remove(0, &key(8));
-        assert!(directory.route(&path("alice@example.org"), &"bob@tox.alt".parse().expect("address")).is_err());
+        assert!(
+            directory.route(&path("alice@example.org"), &"bob@tox.alt".parse().expect("address"), |_, _| true).is_err()
+        );
+    }
+
+    #[test]
+    fn names_are_looked_up_for_the_sending_account_and_never_for_nobody() {
+        let carol_has_dave = |account: &str, name: &str| (account, name) == ("carol", "dave@example.net");
+        for (lookup, sender, recipient, expected) in [
+            (true, "alice@example.org", "Bob@Example.net", Ok((0, "bob@example.net"))),
+            (true, "carol@example.org", "dave@example.net", Ok((1, "dave@example.net"))),
+            (true, "", "dave@example.net", Ok((1, "dave@example.net"))),
+            (true, "", "bob@example.net", Err("5.1.1")),
+            (true, "alice@example.org", "bob@localhost", Err("5.1.2")),
+            (true, "alice@example.org", "bob@[127.0.0.1]", Err("5.1.2")),
+            (true, "mallory@x.org", "bob@example.net", Err("5.7.1")),
+            (false, "alice@example.org", "bob@example.net", Err("5.1.2")),
+            (false, "carol@example.org", "dave@example.net", Ok((1, "dave@example.net"))),
+        ] {
+            let directory = with_lookup(lookup);
+            let recipient: Address = recipient.parse().expect("an address");
+            match (directory.route(&path(sender), &recipient, carol_has_dave), expected) {
+                (Ok((at, Destination::Name(name))), Ok(expected)) => assert_eq!((at, name.as_str()), expected),
+                (Err(refusal), Err(code)) => assert_eq!(refusal.status().to_string(), code, "{recipient}"),
+                (result, expected) => panic!("{recipient}: {result:?} instead of {expected:?}"),
+            }
+        }
     }
 }

@@ -3,47 +3,32 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::account::{Command, Handle};
-use super::directory::Directory;
+use super::account::Command;
+use super::contacts::Contacts;
+use super::names::{self, Names};
 use crate::control::{Backend, Failure, api};
 use crate::engine::transfer::MailId;
+use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::address::Address;
-use crate::store::{Contact, Reader, Store, StoreError};
-use crate::telemetry::clock::Clock;
+use crate::store::{self, Accepted, Contact, Reader};
 use crate::tox::Connection;
-
-/// How long an account's thread may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The agent's side of the control server.
 pub struct Manager {
-    /// The store.
-    pub store: Store,
-    /// Where it is, for readers.
+    /// The contacts of all accounts.
+    pub contacts: Contacts,
+    /// The names that lead to them.
+    pub names: Arc<Names>,
+    /// Where the store is, for readers.
     pub state_dir: PathBuf,
-    /// Accounts and contacts.
-    pub directory: Arc<Directory>,
-    /// The accounts' threads.
-    pub handles: Vec<Handle>,
-    /// Their whole Tox IDs.
-    pub ids: Vec<ToxId>,
-    /// The clocks.
-    pub clock: Arc<Clock>,
     /// The host's name in trace fields.
     pub hostname: String,
     /// When the agent started.
     pub started: Instant,
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Unavailable(format!("the store does not answer: {error}"))
-    }
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -60,10 +45,12 @@ impl Manager {
     /// The number of an account by its name; without a name, the only account.
     fn account(&self, name: Option<&str>) -> Result<usize, Failure> {
         match name {
-            Some(name) => {
-                self.directory.account(name).ok_or_else(|| Failure::NotFound(format!("there is no account `{name}`")))
-            }
-            None if self.directory.accounts().len() == 1 => Ok(0),
+            Some(name) => self
+                .contacts
+                .directory
+                .account(name)
+                .ok_or_else(|| Failure::NotFound(format!("there is no account `{name}`"))),
+            None if self.contacts.directory.accounts().len() == 1 => Ok(0),
             None => Err(Failure::Conflict("there are several accounts: say which one with --account".into())),
         }
     }
@@ -72,15 +59,24 @@ impl Manager {
         name.map_or(Ok(()), |name| self.account(Some(name)).map(|_| ()))
     }
 
-    /// The contact that `who` (key, Tox ID, nickname or an address made of them) names, in `account` or the only account
-    /// that has one.
+    /// The contact that `who` (key, Tox ID, nickname, or an address made of them or pinned to it) names, in `account` or the
+    /// only account that has one.
     fn find(&self, account: Option<&str>, who: &str) -> Result<Contact, Failure> {
         self.check_account(account)?;
+        let reader = self.reader()?;
         let who = who.strip_suffix("@tox.alt").unwrap_or(who);
         let key = who.parse::<ToxId>().map(|id| id.key()).or_else(|_| who.parse::<PublicKey>()).ok();
         let nick = who.to_lowercase();
-        let matches = |contact: &Contact| Some(contact.key) == key || contact.nick.as_ref() == Some(&nick);
-        let mut found = self.reader()?.contacts(account)?.into_iter().filter(matches);
+        let pinned: Vec<(String, PublicKey)> = match who.contains('@') {
+            true => reader.names(account)?.into_iter().filter(|name| name.address == nick).filter_map(pin_of).collect(),
+            false => Vec::new(),
+        };
+        let matches = |contact: &Contact| {
+            Some(contact.key) == key
+                || contact.nick.as_ref() == Some(&nick)
+                || pinned.iter().any(|(account, key)| (account, key) == (&contact.account, &contact.key))
+        };
+        let mut found = reader.contacts(account)?.into_iter().filter(matches);
         match (found.next(), found.next()) {
             (Some(contact), None) => Ok(contact),
             (Some(_), Some(_)) => {
@@ -90,10 +86,10 @@ impl Manager {
         }
     }
 
-    fn shown(&self, contact: &Contact) -> api::Contact {
-        let at = self.directory.account(&contact.account);
-        let online = at.and_then(|at| self.handles[at].snapshot().online.get(&contact.key).copied());
-        let seconds = self.clock.wall_ms() / 1000;
+    fn shown(&self, contact: &Contact, names: &[store::Name]) -> api::Contact {
+        let at = self.contacts.directory.account(&contact.account);
+        let online = at.and_then(|at| self.contacts.handles[at].snapshot().online.get(&contact.key).copied());
+        let seconds = self.contacts.clock.wall_ms() / 1000;
         api::Contact {
             account: contact.account.clone(),
             key: contact.key.to_string(),
@@ -107,28 +103,81 @@ impl Manager {
             mail: online == Some(true),
             last_seen: if online.is_some() { Some(seconds) } else { contact.last_seen },
             added: contact.added,
+            blocked: at.is_some_and(|at| self.contacts.directory.is_blocked(at, &contact.key)),
+            names: names.iter().filter(|name| pins(name, contact)).map(|name| name.address.clone()).collect(),
         }
     }
 
-    fn put(&self, at: usize, contact: Contact) -> Result<(), Failure> {
-        let (key, nick) = (contact.key, contact.nick.clone());
-        if !self.store.put_contact(contact)? {
-            let nick = nick.unwrap_or_default();
-            return Err(Failure::Conflict(format!(
-                "another contact is called `{nick}` already: choose another --nick"
-            )));
-        }
-        // A known contact keeps the nickname it has when none is given.
-        let nick = nick.or_else(|| self.directory.nick(at, &key));
-        self.directory.put(at, key, nick);
-        Ok(())
+    fn shown_now(&self, account: &str, key: &PublicKey) -> Result<api::Contact, Failure> {
+        let contact = self.find(Some(account), &key.to_string())?;
+        Ok(self.shown(&contact, &self.reader()?.names(Some(account))?))
     }
 
-    fn ask<T>(&self, at: usize, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Result<T, Failure> {
-        let (sender, receiver) = mpsc::channel();
-        self.handles[at].send(command(sender));
-        receiver.recv_timeout(PATIENCE).map_err(|_| Failure::Unavailable("the account's thread does not answer".into()))
+    /// Looks up a name for the operator, and says what stands against it.
+    fn found(&self, at: usize, address: &Address) -> Result<Found, Failure> {
+        match self.names.not_own(at, address, self.names.look_up_now(address).finding) {
+            Finding::Found(found) => Ok(found),
+            Finding::Nothing { text, .. } => Err(Failure::NotFound(text)),
+            Finding::Failed(text) => Err(Failure::Unavailable(text)),
+        }
     }
+
+    fn request(&self, account: Option<&str>, key: &str) -> Result<store::Request, Failure> {
+        self.check_account(account)?;
+        let key: PublicKey = key.parse().map_err(|error| Failure::Invalid(format!("{error}")))?;
+        let mut found = self.reader()?.requests(account)?.into_iter().filter(|request| request.key == key);
+        match (found.next(), found.next()) {
+            (Some(request), None) => Ok(request),
+            (Some(_), Some(_)) => {
+                Err(Failure::Conflict("several accounts were asked: say which one with --account".into()))
+            }
+            (None, _) => Err(Failure::NotFound(format!("there is no friend request of {key}"))),
+        }
+    }
+}
+
+fn pin_of(name: store::Name) -> Option<(String, PublicKey)> {
+    Some((name.account, name.pin?.key))
+}
+
+fn pins(name: &store::Name, contact: &Contact) -> bool {
+    name.account == contact.account && name.pin.is_some_and(|pin| pin.key == contact.key)
+}
+
+fn shown_name(name: &store::Name) -> api::Name {
+    let (status, text) = name.failure.clone().unzip();
+    api::Name {
+        account: name.account.clone(),
+        address: name.address.clone(),
+        state: match (&name.pin, &name.offer) {
+            (Some(_), Some(_)) => api::NameState::Changed,
+            (Some(_), None) => api::NameState::Pinned,
+            (None, Some(_)) => api::NameState::Unconfirmed,
+            (None, None) => api::NameState::Unknown,
+        },
+        key: name.pin.map(|pin| pin.key.to_string()),
+        via: name.pin.map(|pin| pin.via.to_string()),
+        method: name.pin.map(|pin| pin.method.to_string()),
+        proof: name.pin.map(|pin| pin.proof.to_string()),
+        first_seen: name.pin.map(|pin| pin.first_seen),
+        last_seen: name.pin.map(|pin| pin.last_seen),
+        offer: name.offer.map(|offer| api::Offer {
+            tox_id: offer.found.id.to_string(),
+            via: offer.found.via.to_string(),
+            method: offer.found.method.to_string(),
+            proof: offer.found.proof.to_string(),
+            since: offer.since,
+        }),
+        status,
+        text,
+        next_lookup: name.next_lookup.map(|ms| ms / 1000),
+        waiting: name.waiting,
+    }
+}
+
+fn address(text: &str) -> Result<Address, Failure> {
+    let address: Address = text.trim().parse().map_err(|error| Failure::Invalid(format!("`{text}`: {error}")))?;
+    Ok(names::lower(&address))
 }
 
 /// Checks a nickname and brings it into its form: lower case, good as the part before `@tox.alt`, and no key.
@@ -145,17 +194,32 @@ fn nickname(nick: Option<String>) -> Result<Option<String>, Failure> {
     }
 }
 
+fn shown_step(step: crate::dns::Step) -> api::LookupStep {
+    api::LookupStep {
+        query: step.query,
+        kind: step.kind.to_owned(),
+        outcome: step.outcome,
+        proof: step.proof.to_owned(),
+        records: step.records,
+        ms: step.ms,
+    }
+}
+
 impl Backend for Manager {
     fn status(&self) -> Result<api::Status, Failure> {
         let reader = self.reader()?;
         let queue = reader.queue_summary(None)?;
         let mut accounts = Vec::new();
-        for (at, account) in self.directory.accounts().iter().enumerate() {
-            let snapshot = self.handles[at].snapshot();
+        for (at, account) in self.contacts.directory.accounts().iter().enumerate() {
+            let snapshot = self.contacts.handles[at].snapshot();
             let requests = reader.requests(Some(&account.name))?;
+            let names = reader.names(Some(&account.name))?;
+            let with_offer = |pinned: bool| {
+                names.iter().filter(|name| name.offer.is_some() && name.pin.is_some() == pinned).count() as u64
+            };
             accounts.push(api::AccountStatus {
                 name: account.name.clone(),
-                tox_id: self.ids[at].to_string(),
+                tox_id: self.names.ids[at].to_string(),
                 address: account.address.to_string(),
                 connection: match snapshot.connection {
                     Connection::Offline => api::Connection::Offline,
@@ -165,6 +229,8 @@ impl Backend for Manager {
                 contacts_total: reader.contacts(Some(&account.name))?.len() as u64,
                 contacts_online: snapshot.online.len() as u64,
                 requests: requests.iter().filter(|request| !request.refused).count() as u64,
+                names_unconfirmed: with_offer(false),
+                names_changed: with_offer(true),
                 error: None,
             });
         }
@@ -185,51 +251,217 @@ impl Backend for Manager {
 
     fn contacts(&self, account: Option<&str>) -> Result<Vec<api::Contact>, Failure> {
         self.check_account(account)?;
-        Ok(self.reader()?.contacts(account)?.iter().map(|contact| self.shown(contact)).collect())
+        let reader = self.reader()?;
+        let names = reader.names(account)?;
+        Ok(reader.contacts(account)?.iter().map(|contact| self.shown(contact, &names)).collect())
+    }
+
+    fn contact(&self, account: Option<&str>, who: &str) -> Result<api::ContactDetails, Failure> {
+        let contact = self.find(account, who)?;
+        let mut names = self.reader()?.names(Some(&contact.account))?;
+        names.retain(|name| pins(name, &contact));
+        Ok(api::ContactDetails {
+            contact: self.shown(&contact, &names),
+            tox_id: contact.tox_id.map(|id| id.to_string()),
+            message: contact.message,
+            pins: names.iter().map(shown_name).collect(),
+        })
+    }
+
+    fn rename_contact(&self, account: Option<&str>, who: &str, nick: Option<String>) -> Result<api::Contact, Failure> {
+        let contact = self.find(account, who)?;
+        let at = self.account(Some(&contact.account))?;
+        self.contacts.rename(at, contact.key, nickname(nick)?)?;
+        self.shown_now(&contact.account, &contact.key)
+    }
+
+    fn block(&self, account: Option<&str>, who: &str, blocked: bool) -> Result<(), Failure> {
+        let (at, key, contact) = match self.find(account, who) {
+            Ok(contact) => (self.account(Some(&contact.account))?, contact.key, Some(contact)),
+            // Strangers are blocked by their keys.
+            Err(error @ Failure::NotFound(_)) => match who.parse::<PublicKey>() {
+                Ok(key) => (self.account(account)?, key, None),
+                Err(_) => return Err(error),
+            },
+            Err(error) => return Err(error),
+        };
+        if blocked {
+            return self.contacts.block(at, key);
+        }
+        if !self.contacts.unblock(at, key, contact.as_ref())? {
+            return Err(Failure::NotFound(format!("{who} is not blocked")));
+        }
+        Ok(())
+    }
+
+    fn names(&self, account: Option<&str>) -> Result<Vec<api::Name>, Failure> {
+        self.check_account(account)?;
+        Ok(self.reader()?.names(account)?.iter().map(shown_name).collect())
+    }
+
+    fn accept_key(&self, account: Option<&str>, text: &str) -> Result<api::Name, Failure> {
+        self.check_account(account)?;
+        let address = address(text)?;
+        let of = address.to_string();
+        let offered =
+            self.reader()?.names(account)?.into_iter().filter(|name| name.address == of && name.offer.is_some());
+        let offered: Vec<store::Name> = offered.collect();
+        let [name] = &offered[..] else {
+            return Err(match offered.len() {
+                0 => Failure::NotFound(format!(
+                    "no new key of {address} waits: see toxctl contact list, toxctl name list"
+                )),
+                _ => Failure::Conflict(format!("several accounts know {address}: say which one with --account")),
+            });
+        };
+        let at = self.account(Some(&name.account))?;
+        match self.contacts.store.accept_key(self.names.settled(at, &address))? {
+            Accepted::Pinned => {}
+            Accepted::Blocked => {
+                return Err(Failure::Conflict("that key is blocked: toxctl contact unblock it first".into()));
+            }
+            Accepted::NoOffer | Accepted::OtherKey(_) => {
+                return Err(Failure::NotFound(format!("no new key of {address} waits any more")));
+            }
+        }
+        // The nickname went over to the new contact.
+        for contact in self.reader()?.contacts(Some(&name.account))? {
+            self.contacts.directory.put(at, contact.key, contact.nick);
+        }
+        let name = self.reader()?.name(&name.account, &of)?;
+        name.as_ref().map(shown_name).ok_or_else(|| Failure::NotFound(format!("{address} is gone")))
+    }
+
+    fn refresh(&self, account: Option<&str>, who: Option<&str>) -> Result<api::Refreshed, Failure> {
+        self.check_account(account)?;
+        let mut account = account.map(str::to_owned);
+        let (mut of, mut key) = (None, None);
+        match who.map(|who| (address(who), who)) {
+            Some((Ok(address), _)) if tox_address::parse(&address).is_none() => of = Some(address.to_string()),
+            Some((_, who)) => {
+                let contact = self.find(account.as_deref(), who)?;
+                (key, account) = (Some(contact.key), Some(contact.account));
+            }
+            None => {}
+        }
+        let names = self.contacts.store.look_again(account, of, key)?;
+        match who {
+            Some(who) if names == 0 => Err(Failure::NotFound(format!("no name is known of `{who}`"))),
+            _ => Ok(api::Refreshed { names }),
+        }
+    }
+
+    fn look_up(&self, text: &str) -> Result<api::Lookup, Failure> {
+        let address = address(text)?;
+        let report = self.names.look_up_now(&address);
+        let mut lookup = api::Lookup {
+            address: address.to_string(),
+            tox_id: None,
+            key: None,
+            via: None,
+            method: None,
+            proof: report.proof.to_owned(),
+            permanent: false,
+            status: None,
+            text: String::new(),
+            steps: report.steps.into_iter().map(shown_step).collect(),
+        };
+        match report.finding {
+            Finding::Found(found) => {
+                lookup.tox_id = Some(found.id.to_string());
+                lookup.key = Some(found.id.key().to_string());
+                lookup.via = Some(found.via.to_string());
+                lookup.method = Some(found.method.to_string());
+                lookup.text = format!("leads to a Tox ID ({})", found.proof);
+            }
+            Finding::Nothing { proved, text } => {
+                lookup.permanent = proved;
+                lookup.status = Some(if proved { "5.1.1" } else { "4.1.1" }.into());
+                lookup.text = text;
+            }
+            Finding::Failed(text) => {
+                lookup.status = Some("4.4.3".into());
+                lookup.text = text;
+            }
+        }
+        Ok(lookup)
+    }
+
+    fn records(&self, account: Option<&str>) -> Result<Vec<api::Record>, Failure> {
+        self.check_account(account)?;
+        let mut records = Vec::new();
+        for (at, own) in self.contacts.directory.accounts().iter().enumerate() {
+            if account.is_none_or(|account| account == own.name) {
+                let published = self.names.runtime.block_on(self.names.published(at));
+                records.extend(published.into_iter().map(|published| api::Record {
+                    account: own.name.clone(),
+                    address: published.address,
+                    record: published.record,
+                    correct: published.correct,
+                    text: published.text,
+                }));
+            }
+        }
+        Ok(records)
     }
 
     fn add_contact(&self, new: api::NewContact) -> Result<api::Contact, Failure> {
         let at = self.account(new.account.as_deref())?;
-        let id: ToxId = new.tox_id.trim().parse().map_err(|error| Failure::Invalid(format!("{error}")))?;
-        let account = &self.directory.accounts()[at];
-        if id.key() == account.key {
-            return Err(Failure::Invalid("that is this account's own Tox ID".into()));
+        let id = new.tox_id.as_deref().map(|text| text.trim().parse::<ToxId>());
+        let id = id.transpose().map_err(|error| Failure::Invalid(format!("{error}")))?;
+        let name = new.address.as_deref().map(address).transpose()?;
+        if name.as_ref().is_some_and(|name| tox_address::parse(name).is_some()) {
+            return Err(Failure::Invalid("an address below tox.alt needs no pin".into()));
         }
-        let nick = nickname(new.nick)?;
-        let message = new.message.filter(|message| !message.is_empty());
-        let message = message.unwrap_or_else(|| format!("{} would like to exchange mail with you", account.name));
-        let contact = Contact {
-            account: account.name.clone(),
-            key: id.key(),
-            nick,
-            tox_id: Some(id),
-            message: Some(message.clone()),
-            accepted: false,
-            added: self.clock.wall_ms() / 1000,
-            last_seen: None,
+        let account = self.contacts.directory.accounts()[at].name.clone();
+        let (id, found) = match (id, &name) {
+            (Some(id), None) => (id, None),
+            (Some(id), Some(_)) => {
+                let found = Found { id, via: Via::Name, method: Method::Operator, proof: Proof::Insecure };
+                (id, Some(found))
+            }
+            (None, Some(name)) => {
+                let found = self.found(at, name)?;
+                (found.id, Some(found))
+            }
+            (None, None) => return Err(Failure::Invalid("a Tox ID or an address is needed".into())),
         };
-        self.put(at, contact)?;
-        self.ask(at, |reply| Command::AskFriend(id, message, reply))?.map_err(Failure::Invalid)?;
-        self.find(Some(&account.name), &id.key().to_string()).map(|contact| self.shown(&contact))
+        let other_key = |name: &Address, key: PublicKey| {
+            Failure::Conflict(format!("{name} is pinned to the key {key}: toxctl contact accept-key {name}"))
+        };
+        if let Some(name) = &name {
+            let pinned = self.reader()?.name(&account, &name.to_string())?.and_then(|known| known.pin);
+            if let Some(pin) = pinned.filter(|pin| pin.key != id.key()) {
+                return Err(other_key(name, pin.key));
+            }
+        }
+        let message = self.contacts.message(at, new.message.as_deref());
+        self.contacts.add(at, id, nickname(new.nick)?, message)?;
+        if let (Some(name), Some(found)) = (&name, found) {
+            match self.contacts.store.confirm(self.names.settled(at, name), found)? {
+                Accepted::Pinned | Accepted::NoOffer => {}
+                Accepted::OtherKey(key) => return Err(other_key(name, key)),
+                Accepted::Blocked => return Err(Failure::Conflict("that key is blocked".into())),
+            }
+        }
+        self.shown_now(&account, &id.key())
     }
 
     fn remove_contact(&self, account: Option<&str>, who: &str) -> Result<(), Failure> {
         let contact = self.find(account, who)?;
-        let at = self.account(Some(&contact.account))?;
-        self.store.remove_contact(&contact.account, contact.key)?;
-        self.directory.remove(at, &contact.key);
-        self.handles[at].send(Command::RemoveFriend(contact.key));
-        Ok(())
+        self.contacts.remove(self.account(Some(&contact.account))?, contact.key)
     }
 
     fn requests(&self, account: Option<&str>) -> Result<Vec<api::FriendRequest>, Failure> {
         self.check_account(account)?;
-        let shown = |request: crate::store::Request| api::FriendRequest {
+        let shown = |request: store::Request| api::FriendRequest {
             account: request.account,
             key: request.key.to_string(),
             message: request.message,
             received: request.received,
             refused: request.refused,
+            claim: request.claim,
+            verified: request.verified,
         };
         Ok(self.reader()?.requests(account)?.into_iter().map(shown).collect())
     }
@@ -237,45 +469,45 @@ impl Backend for Manager {
     fn accept_request(&self, account: Option<&str>, key: &str, nick: Option<String>) -> Result<api::Contact, Failure> {
         let request = self.request(account, key)?;
         let at = self.account(Some(&request.account))?;
-        let contact = Contact {
-            account: request.account.clone(),
-            key: request.key,
-            nick: nickname(nick)?,
-            tox_id: None,
-            message: None,
-            accepted: true,
-            added: self.clock.wall_ms() / 1000,
-            last_seen: None,
-        };
-        self.put(at, contact)?;
-        self.ask(at, |reply| Command::AcceptFriend(request.key, reply))?.map_err(Failure::Unavailable)?;
-        self.find(Some(&request.account), &request.key.to_string()).map(|contact| self.shown(&contact))
+        self.contacts.accept(at, request.key, nickname(nick)?)?;
+        // If the address he claims is his, mail to it reaches him from now on, and mail from it is known as his.
+        if let Some(claim) = request.claim.and_then(|claim| claim.parse::<Address>().ok()) {
+            let (names, key) = (self.names.clone(), request.key);
+            self.names.runtime.spawn(async move { names.pin_if_proved(at, claim, key).await });
+        }
+        self.shown_now(&request.account, &request.key)
     }
 
     fn refuse_request(&self, account: Option<&str>, key: &str) -> Result<(), Failure> {
         let request = self.request(account, key)?;
-        self.store.refuse_request(&request.account, request.key)?;
+        self.contacts.store.refuse_request(&request.account, request.key)?;
         Ok(())
     }
 
     fn queue(&self, account: Option<&str>, after: Option<&str>, limit: usize) -> Result<Vec<api::QueueEntry>, Failure> {
         self.check_account(account)?;
         let mut progress: HashMap<MailId, u64> = HashMap::new();
-        for at in 0..self.handles.len() {
-            progress.extend(self.ask(at, Command::Progress)?);
+        for at in 0..self.contacts.handles.len() {
+            progress.extend(self.contacts.ask(at, Command::Progress)?);
         }
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let mut entries: Vec<api::QueueEntry> = Vec::new();
         for line in self.reader()?.queue(account, after.unwrap_or_default(), limit)? {
-            let waits = self.directory.account(&line.account).is_some_and(|at| {
+            let waits = self.contacts.directory.account(&line.account).is_some_and(|at| {
                 // An offline contact costs no attempts: the mail waits for it, not for a time.
-                self.handles[at].snapshot().online.get(&line.peer) != Some(&true)
+                let online = |peer| self.contacts.handles[at].snapshot().online.get(&peer).copied();
+                line.peer.and_then(online) != Some(true)
             });
             let (status, text) = line.failure.unzip();
             let recipient = api::QueueRecipient {
                 address: line.address,
-                peer: Some(line.peer.to_string()),
-                state: if line.sending { "sending" } else { "queued" }.into(),
+                peer: line.peer.map(|peer| peer.to_string()),
+                state: match (line.peer, line.sending) {
+                    (None, _) => "held",
+                    (Some(_), true) => "sending",
+                    (Some(_), false) => "queued",
+                }
+                .into(),
                 attempts: line.attempts,
                 next_attempt: (!line.sending && !waits).then_some(line.next_attempt / 1000),
                 status,
@@ -310,27 +542,12 @@ impl Backend for Manager {
             None => None,
         };
         let one = what.queue_id.clone();
-        let recipients = self.store.flush(what.queue_id, what.account, peer)?;
+        let recipients = self.contacts.store.flush(what.queue_id, what.account, peer)?;
         match one {
             Some(id) if recipients == 0 => {
                 Err(Failure::NotFound(format!("no mail with the queue id {id} waits: it may be under way already")))
             }
             _ => Ok(api::Flushed { recipients }),
-        }
-    }
-}
-
-impl Manager {
-    fn request(&self, account: Option<&str>, key: &str) -> Result<crate::store::Request, Failure> {
-        self.check_account(account)?;
-        let key: PublicKey = key.parse().map_err(|error| Failure::Invalid(format!("{error}")))?;
-        let mut found = self.reader()?.requests(account)?.into_iter().filter(|request| request.key == key);
-        match (found.next(), found.next()) {
-            (Some(request), None) => Ok(request),
-            (Some(_), Some(_)) => {
-                Err(Failure::Conflict("several accounts were asked: say which one with --account".into()))
-            }
-            (None, _) => Err(Failure::NotFound(format!("there is no friend request of {key}"))),
         }
     }
 }

@@ -3,9 +3,11 @@
 //! `transport`.
 
 mod account;
+mod contacts;
 mod delivery;
 mod directory;
 mod manage;
+mod names;
 mod partial;
 mod run;
 mod submission;

@@ -17,23 +17,26 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::account::{AccountThread, Command, Handle, Identity, Shared};
+use super::contacts::Contacts;
 use super::delivery::{self, DeliveryPool};
 use super::directory::{self, Directory};
 use super::manage::Manager;
+use super::names::Names;
 use super::submission::Queueing;
 use crate::config::{self, Config, Passphrase, ProxyKind, User};
 use crate::engine::rules::Rules;
 use crate::engine::transfer::Digester;
 use crate::identity::tox_address;
+use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lmtp;
 use crate::mail::address::Address;
-use crate::mail::notice::{self, FailedRecipient, Original};
+use crate::mail::notice::{self, Notice, Original, Recipient};
 use crate::mail::status::Refusal;
 use crate::mail::trace;
-use crate::store::{Bounce, Composer, Event, Policy, Reader, Store};
+use crate::store::{Action, Composer, Event, Policy, Reader, Report, Store};
 use crate::telemetry::clock::Clock;
 use crate::tox::{self, Tox};
-use crate::{control, socket, telemetry};
+use crate::{control, dns, socket, telemetry};
 
 /// How often disk space is looked at and waiting notices are tried again.
 const TICK: Duration = Duration::from_secs(5);
@@ -41,6 +44,8 @@ const TICK: Duration = Duration::from_secs(5);
 const COUNT: Duration = Duration::from_secs(60);
 /// How often old records are removed.
 const PRUNE: Duration = Duration::from_secs(3600);
+/// How many new friend requests may wait to be looked at.
+const MAX_ASKED: usize = 100;
 /// Exit status for a wrong configuration (sysexits.h EX_CONFIG).
 const EX_CONFIG: u8 = 78;
 
@@ -141,7 +146,7 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
     Ok((tox, identity))
 }
 
-fn directory_account(account: &config::Account, key: crate::identity::tox_id::PublicKey) -> directory::Account {
+fn directory_account(account: &config::Account, key: PublicKey) -> directory::Account {
     let own = directory::Mailbox { name: account.name.clone(), maildir: account.maildir.clone() };
     let further =
         account.mailboxes.iter().map(|m| directory::Mailbox { name: m.name.clone(), maildir: m.maildir.clone() });
@@ -156,39 +161,80 @@ fn directory_account(account: &config::Account, key: crate::identity::tox_id::Pu
     }
 }
 
-fn rules(config: &Config, account: &config::Account, key: crate::identity::tox_id::PublicKey) -> Rules {
+fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
     let own = (account.name.as_str(), &account.addresses[..]);
     let further = account.mailboxes.iter().map(|m| (m.name.as_str(), &m.addresses[..]));
     let software = concat!("toxmail ", env!("CARGO_PKG_VERSION"));
     Rules::new(key, std::iter::once(own).chain(further), config.delivery.max_size, software)
 }
 
-/// Composes failure notices (RFC 3464); none for mail from `<>` and where NOTIFY forbids it.
+/// Composes notices (RFC 3464); none for mail from `<>` and where NOTIFY forbids it.
 fn composer(hostname: String, clock: Arc<Clock>) -> Composer {
-    Box::new(move |bounce: &Bounce<'_>| {
-        let sender: Address = bounce.sender.parse().ok()?;
-        let recipient: Address = bounce.address.parse().ok()?;
-        if !notice::wants_failure(bounce.notify) {
+    Box::new(move |report: &Report<'_>| {
+        let sender: Address = report.sender.parse().ok()?;
+        let recipient: Address = report.address.parse().ok()?;
+        let (action, wanted, kind) = match report.action {
+            Action::Failed => (None, notice::wants_failure(report.notify), "failed"),
+            Action::Delayed(until) => (Some(trace::date(until)), notice::wants_delay(report.notify), "delayed"),
+        };
+        if !wanted {
             return None;
         }
         // Only the boundary is made of it, and checked not to occur in the mail: it has to differ, not to be secret.
         let mut hash = Digester::default();
-        for part in [bounce.queue_id, bounce.address, &bounce.arrived.to_string()] {
+        for part in [report.queue_id, report.address, &report.arrived.to_string(), kind] {
             hash.update(part.as_bytes());
         }
         let mut random = [0; 16];
         random.copy_from_slice(&hash.finish().0[..16]);
-        Some(notice::failure(&notice::Failure {
+        Some(notice::compose(&Notice {
+            action: action.as_deref().map_or(notice::Action::Failed, notice::Action::Delayed),
             hostname: &hostname,
-            queue_id: bounce.queue_id,
+            queue_id: report.queue_id,
             date: &trace::date(clock.wall_ms()),
-            arrival_date: &trace::date(bounce.arrived),
+            arrival_date: &trace::date(report.arrived),
             sender: &sender,
-            recipients: &[FailedRecipient { address: &recipient, orcpt: bounce.orcpt, refusal: bounce.refusal }],
-            original: Original::Headers(bounce.head),
+            recipients: &[Recipient { address: &recipient, orcpt: report.orcpt, refusal: report.refusal }],
+            original: Original::Headers(report.head),
             random,
-            envid: bounce.envid,
+            envid: report.envid,
         }))
+    })
+}
+
+/// What looks names up, as configured.
+fn names(
+    config: &Config,
+    contacts: Contacts,
+    ids: &[ToxId],
+    runtime: &tokio::runtime::Runtime,
+    wake: Arc<tokio::sync::Notify>,
+) -> anyhow::Result<Names> {
+    let settings = &config.names;
+    let domain = |keys: &config::DomainKeys| dns::Domain {
+        name: keys.name.clone(),
+        tox3_key: keys.tox3_key,
+        sign_key: keys.sign_key,
+    };
+    let options = dns::Options {
+        servers: settings.resolver.clone(),
+        trust_anchor: settings.trust_anchor.clone(),
+        timeout: settings.timeout,
+        allow_toxme: settings.allow_toxme,
+        domains: settings.domains.iter().map(domain).collect(),
+    };
+    let _inside = runtime.enter();
+    Ok(Names {
+        resolver: if settings.lookup { Some(dns::Resolver::new(options)?) } else { None },
+        policy: settings.policy,
+        incoming: settings.incoming,
+        refresh: i64::try_from(settings.refresh.as_millis()).unwrap_or(i64::MAX),
+        contacts,
+        ids: ids.to_vec(),
+        state_dir: config.state_dir.clone(),
+        runtime: runtime.handle().clone(),
+        wake,
+        authors: std::sync::Mutex::default(),
     })
 }
 
@@ -223,13 +269,16 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
         now: Box::new(move || queue_clock.queue_ms()),
         retry_min: milliseconds(config.queue.retry_min),
         retry_max: milliseconds(config.queue.retry_max),
+        delay_notice: i64::try_from(config.queue.delay_notice.as_millis()).unwrap_or(i64::MAX),
         notice: composer(config.hostname.clone(), clock.clone()),
     };
     let pool_slot: Arc<OnceLock<Arc<DeliveryPool>>> = Arc::new(OnceLock::new());
+    let directory_slot: Arc<OnceLock<Arc<Directory>>> = Arc::new(OnceLock::new());
+    let wake = Arc::new(tokio::sync::Notify::new());
     let sink = {
         let by_name: Vec<(String, Handle)> =
             config.accounts.iter().map(|account| account.name.clone()).zip(handles.iter().cloned()).collect();
-        let pool_slot = pool_slot.clone();
+        let (pool_slot, directory_slot, wake) = (pool_slot.clone(), directory_slot.clone(), wake.clone());
         move |event: Event| {
             let send = |account: &str, command: Command| {
                 if let Some((_, handle)) = by_name.iter().find(|(name, _)| name == account) {
@@ -246,25 +295,50 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
                         pool.notice(id);
                     }
                 }
+                Event::Names => wake.notify_one(),
+                Event::Ask(account, id, message) => {
+                    if let Some(directory) = directory_slot.get()
+                        && let Some(at) = directory.account(&account)
+                    {
+                        directory.put(at, id.key(), directory.nick(at, &id.key()));
+                    }
+                    send(&account, Command::AskFriend(id, message, None));
+                }
             }
         }
     };
     let (store, store_thread) = Store::open(&config.state_dir, policy, sink)?;
     let reader = Reader::open(&config.state_dir)?;
     let accounts = config.accounts.iter().zip(&ids).map(|(account, id)| directory_account(account, id.key()));
-    let directory = Arc::new(Directory::new(accounts.collect(), &reader.contacts(None)?));
+    let directory =
+        Directory::new(accounts.collect(), &reader.contacts(None)?, &reader.blocked(None)?, config.names.lookup);
+    let directory = Arc::new(directory);
+    let _ = directory_slot.set(directory.clone());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let contacts =
+        Contacts { store: store.clone(), directory: directory.clone(), handles: handles.clone(), clock: clock.clone() };
+    let names = Arc::new(names(config, contacts, &ids, &runtime, wake)?);
     delivery::recover(&store, &reader, &directory, clock.queue_ms())?;
-    let pool =
-        DeliveryPool::start(&store, &directory, &clock, &config.state_dir, &config.hostname, config.delivery.min_free)?;
+    let pool = DeliveryPool::start(
+        &store,
+        &directory,
+        &clock,
+        &names,
+        &config.state_dir,
+        &config.hostname,
+        config.delivery.min_free,
+    )?;
     let pool = Arc::new(pool);
     let _ = pool_slot.set(pool.clone());
 
+    let (asked, requests) = tokio::sync::mpsc::channel(MAX_ASKED);
     let shared = Shared {
         store: store.clone(),
         pool: pool.clone(),
         directory: directory.clone(),
         clock: clock.clone(),
         state_dir: config.state_dir.clone(),
+        asked,
     };
     // A name looked up would leave the host outside the proxy.
     let resolve = config.tox.proxy.is_none();
@@ -281,7 +355,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
 
     // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
     let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
-    let served = serve(config, &store, &directory, &handles, &ids, &clock, &pool, &reader, &alive);
+    let served = serve(config, &runtime, &names, requests, &pool, &reader, &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
@@ -301,15 +375,14 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
 #[allow(clippy::too_many_arguments, reason = "called once")]
 fn serve(
     config: &Config,
-    store: &Store,
-    directory: &Arc<Directory>,
-    handles: &[Handle],
-    ids: &[crate::identity::tox_id::ToxId],
-    clock: &Arc<Clock>,
+    runtime: &tokio::runtime::Runtime,
+    names: &Arc<Names>,
+    requests: tokio::sync::mpsc::Receiver<(usize, PublicKey)>,
     pool: &Arc<DeliveryPool>,
     reader: &Reader,
     alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
+    let Contacts { store, directory, handles, clock } = &names.contacts;
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
     let lifetime = i64::try_from(config.queue.expire.as_millis()).unwrap_or(i64::MAX);
     let queueing = Queueing {
@@ -323,12 +396,9 @@ fn serve(
         min_free: config.delivery.min_free,
     };
     let manager = Manager {
-        store: store.clone(),
+        contacts: names.contacts.clone(),
+        names: names.clone(),
         state_dir: config.state_dir.clone(),
-        directory: directory.clone(),
-        handles: handles.to_vec(),
-        ids: ids.to_vec(),
-        clock: clock.clone(),
         hostname: config.hostname.clone(),
         started: Instant::now(),
     };
@@ -346,13 +416,13 @@ fn serve(
     let control_socket = socket::bind(&config.control.socket, config.control.mode, config.control.group.as_deref())
         .with_context(|| format!("cannot open the control socket {}", config.control.socket.display()))?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
         lmtp_socket.set_nonblocking(true)?;
         let lmtp_socket = tokio::net::UnixListener::from_std(lmtp_socket)?;
         let mail = tokio::spawn(lmtp::serve(lmtp_socket, Arc::new(queueing), limits, stopped.clone()));
-        let control = tokio::spawn(control::server::serve(control_socket, Arc::new(manager), options, stopped));
+        let control = tokio::spawn(control::server::serve(control_socket, Arc::new(manager), options, stopped.clone()));
+        let looking = tokio::spawn(names.clone().run(requests, stopped));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -391,6 +461,7 @@ fn serve(
                     if pruned.is_none_or(|at| at.elapsed() > PRUNE) {
                         pruned = Some(Instant::now());
                         store.prune_received(clock.queue_ms());
+                        store.prune_names();
                     }
                     if counted.elapsed() > COUNT {
                         counted = Instant::now();
@@ -406,6 +477,7 @@ fn serve(
         let _ = stop.send(true);
         let _ = mail.await;
         let _ = control.await;
+        let _ = looking.await;
         if failed {
             bail!("a thread of the agent has failed");
         }

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::directory::Directory;
-use crate::engine::transfer::{MAX_RECIPIENTS, MailId};
-use crate::identity::tox_id::PublicKey;
+use crate::engine::transfer::MailId;
 use crate::lmtp::{Intake, Outcome, Submission, Submitter};
 use crate::mail::address::Address;
 use crate::mail::envelope::{Envelope, ReversePath};
 use crate::mail::header::{MAX_SECTION, Section};
 use crate::mail::status::Refusal;
 use crate::mail::trace;
-use crate::store::{BodyWriter, HEAD, NewMail, NewRecipient, Store};
+use crate::store::{BodyWriter, Destination, HEAD, NewMail, NewRecipient, Reader, Store};
 use crate::telemetry::clock::Clock;
 
 /// The agent's side of the LMTP server.
@@ -59,6 +58,17 @@ fn disk_refusal(error: &std::io::Error) -> Refusal {
     }
 }
 
+impl Queueing {
+    fn route(&self, sender: &ReversePath, recipient: &Address) -> Result<(usize, Destination), Refusal> {
+        let has_name = |account: &str, address: &str| {
+            let name = Reader::open(&self.state_dir).and_then(|reader| reader.name(account, address));
+            // What cannot be read may be there: the store says so when the mail is queued.
+            name.map_or(true, |name| name.is_some_and(|name| name.pin.is_some()))
+        };
+        self.directory.route(sender, recipient, has_name)
+    }
+}
+
 impl Submission for Queueing {
     fn sender(&self, from: &Submitter, sender: &ReversePath) -> Result<(), Refusal> {
         self.directory.sender(sender).map(|_| ()).inspect_err(|refusal| {
@@ -67,7 +77,7 @@ impl Submission for Queueing {
     }
 
     fn recipient(&self, sender: &ReversePath, recipient: &Address) -> Result<(), Refusal> {
-        self.directory.route(sender, recipient).map(|_| ())
+        self.route(sender, recipient).map(|_| ())
     }
 
     fn begin(&self, envelope: &Envelope) -> Result<Box<dyn Intake>, Refusal> {
@@ -77,33 +87,18 @@ impl Submission for Queueing {
         }
         let mut account = None;
         let mut recipients = Vec::with_capacity(envelope.recipients.len());
-        let mut transfers: Vec<(PublicKey, MailId, u32)> = Vec::new();
         for recipient in &envelope.recipients {
-            let (number, route) = self.directory.route(&envelope.sender, &recipient.address)?;
+            let (number, to) = self.route(&envelope.sender, &recipient.address)?;
             // Mail from <> to contacts of several accounts goes out through each of them only as one account's mail.
             if *account.get_or_insert(number) != number {
                 return Err(Refusal::temporary(5, 3, "the recipients belong to several accounts: send one at a time"));
             }
-            // One transfer for all recipients at a peer, as far as a peer takes them.
-            let open =
-                |(peer, _, count): &&mut (PublicKey, MailId, u32)| *peer == route.peer && *count < MAX_RECIPIENTS;
-            let transfer = match transfers.iter_mut().find(open) {
-                Some((_, id, count)) => {
-                    *count += 1;
-                    *id
-                }
-                None => {
-                    let mut id = [0; 16];
-                    fill(&mut id)?;
-                    transfers.push((route.peer, MailId(id), 1));
-                    MailId(id)
-                }
-            };
+            let mut transfer = [0; 16];
+            fill(&mut transfer)?;
             recipients.push(NewRecipient {
                 address: recipient.address.to_string(),
-                wire_address: route.wire_address.to_string(),
-                peer: route.peer,
-                transfer,
+                to,
+                transfer: MailId(transfer),
                 notify: recipient.notify,
                 orcpt: recipient.orcpt.clone(),
             });

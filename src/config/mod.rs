@@ -10,12 +10,14 @@ mod raw;
 pub mod units;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
 pub use passphrase::Passphrase;
 
+use crate::engine::trust::Policy;
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// The Tox network.
     pub tox: Tox,
+    /// Addresses that are looked up in the DNS.
+    pub names: Names,
     /// At least one account; names, addresses and Maildirs occur once.
     pub accounts: Vec<Account>,
 }
@@ -104,6 +108,8 @@ pub struct Queue {
     pub retry_min: Duration,
     /// The longest pause between two attempts; never less than `retry_min`.
     pub retry_max: Duration,
+    /// After how long the sender is told that a mail still waits; zero: never.
+    pub delay_notice: Duration,
     /// The most disk space waiting mail may take, in octets; never less than the largest mail.
     pub max_disk: u64,
 }
@@ -134,6 +140,51 @@ pub struct Tox {
     pub proxy: Option<Proxy>,
     /// The nodes by which the network is entered.
     pub bootstrap: Vec<BootstrapNode>,
+}
+
+/// `[names]`: addresses looked up in the DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Whether names are looked up at all; false where a proxy is set, which DNS queries would go past.
+    pub lookup: bool,
+    /// The DNS servers asked; empty: those of `/etc/resolv.conf`.
+    pub resolver: Vec<SocketAddr>,
+    /// A file with the DNSKEY records of the root to trust in place of the built-in ones; absolute.
+    pub trust_anchor: Option<PathBuf>,
+    /// How long one query may take.
+    pub timeout: Duration,
+    /// What to do about answers that DNSSEC does not prove, and about new names.
+    pub policy: Policy,
+    /// Whose friend requests are accepted without asking.
+    pub incoming: Incoming,
+    /// How often pinned names are looked up again; zero: only when asked to.
+    pub refresh: Duration,
+    /// Whether `toxme.se` and `toxme.io` may be asked.
+    pub allow_toxme: bool,
+    /// Keys of domains.
+    pub domains: Vec<DomainKeys>,
+}
+
+/// Whose friend requests are accepted without asking (`names.incoming`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incoming {
+    /// Nobody's: the operator answers each.
+    Ask,
+    /// Of those whose address leads, proved by DNSSEC, to the key that asks.
+    Verified,
+    /// Everybody's.
+    All,
+}
+
+/// `[[names.domain]]`: what the operator knows of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainKeys {
+    /// The domain, in lower case; unique.
+    pub name: String,
+    /// X25519 key of its tox3 server: its names are asked by encrypted queries.
+    pub tox3_key: Option<[u8; 32]>,
+    /// Ed25519 key that its records must be signed with.
+    pub sign_key: Option<[u8; 32]>,
 }
 
 /// A proxy without user name and password: libtoxcore knows none.

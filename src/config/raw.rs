@@ -1,6 +1,7 @@
 //! The file as it is written, and the checks that make a [`Config`] of it.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -12,9 +13,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problems};
 use super::{
-    Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, Delivery, Lmtp, Log, Mailbox, Proxy, ProxyKind,
-    Queue, Tox, User, units,
+    Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, Delivery, DomainKeys, Incoming, Lmtp, Log,
+    Mailbox, Names, Proxy, ProxyKind, Queue, Tox, User, units,
 };
+use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
 
@@ -38,6 +40,8 @@ struct RawConfig {
     delivery: RawDelivery,
     #[serde(default)]
     tox: RawTox,
+    #[serde(default)]
+    names: RawNames,
     #[serde(default)]
     account: Vec<Spanned<RawAccount>>,
 }
@@ -80,6 +84,7 @@ struct RawQueue {
     expire: Given<String>,
     retry_min: Given<String>,
     retry_max: Given<String>,
+    delay_notice: Given<String>,
     max_disk: Given<Scalar>,
 }
 
@@ -111,6 +116,31 @@ struct RawBootstrap {
     key: Spanned<String>,
     #[serde(default)]
     tcp_ports: Vec<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawNames {
+    lookup: Given<bool>,
+    #[serde(default)]
+    resolver: Vec<Spanned<String>>,
+    trust_anchor: Given<String>,
+    timeout: Given<String>,
+    unsigned: Given<String>,
+    outgoing: Given<String>,
+    incoming: Given<String>,
+    refresh: Given<String>,
+    allow_toxme: Option<bool>,
+    #[serde(default)]
+    domain: Vec<RawDomain>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDomain {
+    name: Spanned<String>,
+    tox3_key: Given<String>,
+    sign_key: Given<String>,
 }
 
 #[derive(Deserialize)]
@@ -256,6 +286,7 @@ impl Checker<'_, '_> {
                 max_size: self.take(raw.delivery.max_size, 50 << 20, |s| mail_size("delivery.max_size", &s)),
                 min_free: self.take(raw.delivery.min_free, 64 << 20, |s| octets("delivery.min_free", &s, 0, 1 << 50)),
             },
+            names: self.names(raw.names, raw.tox.proxy.is_some()),
             tox: self.tox(raw.tox),
             accounts: self.accounts(raw.account),
             lmtp,
@@ -311,6 +342,10 @@ impl Checker<'_, '_> {
             expire: self.take(raw.expire, Duration::from_secs(5 * 86_400), |t| span("queue.expire", &t, 60, YEAR)),
             retry_min: self.take(raw.retry_min, Duration::from_secs(60), |t| span("queue.retry_min", &t, 1, 86_400)),
             retry_max: self.take(raw.retry_max, Duration::from_secs(3600), |t| span("queue.retry_max", &t, 1, YEAR)),
+            delay_notice: self.take(raw.delay_notice, Duration::from_secs(4 * 3600), |t| match units::duration(&t) {
+                Ok(never) if never.is_zero() => Ok(never),
+                _ => span("queue.delay_notice", &t, 1, YEAR),
+            }),
             max_disk: self.take(raw.max_disk, 10 << 30, |s| octets("queue.max_disk", &s, 1 << 20, 1 << 50)),
         };
         if queue.retry_min > queue.retry_max {
@@ -346,6 +381,59 @@ impl Checker<'_, '_> {
                 .take(raw.tcp_relay_port, 0, |n| if n == 0 { Ok(0) } else { port("tox.tcp_relay_port", n) }),
             proxy: self.take(raw.proxy, None, |text| proxy(&text).map(Some)),
             bootstrap: raw.bootstrap.into_iter().filter_map(|node| self.bootstrap(node)).collect(),
+        }
+    }
+
+    fn names(&mut self, raw: RawNames, proxy: bool) -> Names {
+        let span_of_lookup = raw.lookup.as_ref().map(Spanned::span);
+        let lookup = raw.lookup.map_or(!proxy, Spanned::into_inner);
+        if lookup && proxy {
+            let text = "with a proxy, names.lookup must be false: DNS queries would go past the proxy";
+            self.problems.add(span_of_lookup, text);
+        }
+        let mut domains: Vec<DomainKeys> = Vec::new();
+        for domain in raw.domain {
+            let name = self.require(domain.name, |name| {
+                let name = hostname(&name).map_err(|_| "names.domain.name is a domain, as in \"example.org\"")?;
+                if domains.iter().any(|other| other.name == name) {
+                    return Err(format!("names.domain: `{name}` is there twice"));
+                }
+                Ok(name)
+            });
+            let tox3_key = self.take(domain.tox3_key, None, |key| octets32("names.domain.tox3_key", &key).map(Some));
+            let sign_key = self.take(domain.sign_key, None, |key| octets32("names.domain.sign_key", &key).map(Some));
+            domains.extend(name.map(|name| DomainKeys { name, tox3_key, sign_key }));
+        }
+        Names {
+            lookup,
+            resolver: raw.resolver.into_iter().filter_map(|at| self.require(at, |at| server(&at))).collect(),
+            trust_anchor: self.take(raw.trust_anchor, None, |p| absolute("names.trust_anchor", &p).map(Some)),
+            timeout: self.take(raw.timeout, Duration::from_secs(5), |t| span("names.timeout", &t, 1, 60)),
+            policy: Policy {
+                unsigned: self.take(raw.unsigned, Unsigned::Ask, |word| match word.as_str() {
+                    "ask" => Ok(Unsigned::Ask),
+                    "tofu" => Ok(Unsigned::Tofu),
+                    "refuse" => Ok(Unsigned::Refuse),
+                    _ => Err("names.unsigned is one of \"ask\", \"tofu\", \"refuse\"".into()),
+                }),
+                outgoing: self.take(raw.outgoing, Outgoing::Auto, |word| match word.as_str() {
+                    "auto" => Ok(Outgoing::Auto),
+                    "ask" => Ok(Outgoing::Ask),
+                    _ => Err("names.outgoing is \"auto\" or \"ask\"".into()),
+                }),
+            },
+            incoming: self.take(raw.incoming, Incoming::Ask, |word| match word.as_str() {
+                "ask" => Ok(Incoming::Ask),
+                "verified" => Ok(Incoming::Verified),
+                "all" => Ok(Incoming::All),
+                _ => Err("names.incoming is one of \"ask\", \"verified\", \"all\"".into()),
+            }),
+            refresh: self.take(raw.refresh, Duration::from_secs(86_400), |t| match units::duration(&t) {
+                Ok(never) if never.is_zero() => Ok(never),
+                _ => span("names.refresh", &t, 3600, 365 * 86_400),
+            }),
+            allow_toxme: raw.allow_toxme.unwrap_or(false),
+            domains,
         }
     }
 
@@ -548,6 +636,21 @@ fn span(key: &str, text: &str, least: u64, most: u64) -> Result<Duration, String
 
 fn port(key: &str, n: i64) -> Result<u16, String> {
     u16::try_from(n).ok().filter(|&n| n != 0).ok_or_else(|| format!("{key}: {n} is no port (1 to 65535)"))
+}
+
+/// A DNS server, `IP` or `IP:PORT`.
+fn server(text: &str) -> Result<SocketAddr, String> {
+    let wrong = |_| format!("names.resolver: `{}` is no IP address with or without port", text.escape_debug());
+    match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(SocketAddr::new(ip, 53)),
+        Err(_) => text.parse().map_err(wrong),
+    }
+}
+
+fn octets32(key: &str, text: &str) -> Result<[u8; 32], String> {
+    let octets = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    let octets: Option<[u8; 32]> = octets.and_then(|octets| octets.try_into().ok());
+    octets.filter(|octets| *octets != [0; 32]).ok_or_else(|| format!("{key} is a key of 64 hexadecimal digits"))
 }
 
 fn host(key: &str, text: &str) -> Result<String, String> {

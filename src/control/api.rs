@@ -39,6 +39,10 @@ pub struct AccountStatus {
     pub contacts_online: u64,
     /// How many friend requests wait for an answer.
     pub requests: u64,
+    /// How many names lead to a key that waits for the operator's yes.
+    pub names_unconfirmed: u64,
+    /// How many names lead to another key than the pinned one: mail to them is held.
+    pub names_changed: u64,
     /// What keeps it from working.
     pub error: Option<String>,
 }
@@ -89,6 +93,159 @@ pub struct Contact {
     pub last_seen: Option<i64>,
     /// When it became a contact.
     pub added: i64,
+    /// Whether it is on the block list: its mail is not taken, and none is sent to it.
+    pub blocked: bool,
+    /// The addresses that are pinned to its key.
+    pub names: Vec<String>,
+}
+
+/// `GET /v1/contacts/{who}?account=`: all that is known of a contact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactDetails {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub contact: Contact,
+    /// The Tox ID we asked.
+    pub tox_id: Option<String>,
+    /// What our request said.
+    pub message: Option<String>,
+    /// How each of its names was found.
+    pub pins: Vec<Name>,
+}
+
+/// One element of `GET /v1/names?account=`; the answer of accepting a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    /// Whose it is.
+    pub account: String,
+    /// The address, in lower case.
+    pub address: String,
+    /// Whether mail to it flows.
+    pub state: NameState,
+    /// The pinned key.
+    pub key: Option<String>,
+    /// Whose record led to it: `name`, or `domain` for one that serves all names of the domain.
+    pub via: Option<String>,
+    /// How it was found: `tox1`, `tox3` or, told by the operator, `operator`.
+    pub method: Option<String>,
+    /// How it was proved: `secure` or `insecure`.
+    pub proof: Option<String>,
+    /// When it was pinned.
+    pub first_seen: Option<i64>,
+    /// When a look-up last confirmed it.
+    pub last_seen: Option<i64>,
+    /// What it was found to lead to, and nobody has accepted.
+    pub offer: Option<Offer>,
+    /// The enhanced status code that mail waits with, or of the last look-up that failed.
+    pub status: Option<String>,
+    /// Its text.
+    pub text: Option<String>,
+    /// When it is looked up again.
+    pub next_lookup: Option<i64>,
+    /// How many recipients wait for it.
+    pub waiting: u64,
+}
+
+/// Whether mail to a [`Name`] flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NameState {
+    /// A key is pinned.
+    Pinned,
+    /// It leads to another key than the pinned one: mail is held until `toxctl contact accept-key`.
+    Changed,
+    /// It leads to a key that waits for the operator: `toxctl contact add`.
+    Unconfirmed,
+    /// It is being looked up.
+    Unknown,
+}
+
+/// A Tox ID that a [`Name`] was found to lead to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The Tox ID.
+    pub tox_id: String,
+    /// As in [`Name`].
+    pub via: String,
+    /// As in [`Name`].
+    pub method: String,
+    /// As in [`Name`].
+    pub proof: String,
+    /// When it was first found.
+    pub since: i64,
+}
+
+/// `GET /v1/lookup/{address}`: where an address leads by the DNS now, and how that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// The address.
+    pub address: String,
+    /// The Tox ID it leads to.
+    pub tox_id: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+    /// As in [`Name`].
+    pub via: Option<String>,
+    /// As in [`Name`].
+    pub method: Option<String>,
+    /// `secure`, `insecure`, `bogus`, or `none` where nothing came that could be proved.
+    pub proof: String,
+    /// Whether mail to it would be returned at once, as there is proof that it leads nowhere.
+    pub permanent: bool,
+    /// The enhanced status code that mail would wait or be returned with.
+    pub status: Option<String>,
+    /// What it comes to, for people.
+    pub text: String,
+    /// Each question asked.
+    pub steps: Vec<LookupStep>,
+}
+
+/// One question of a [`Lookup`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupStep {
+    /// The name asked.
+    pub query: String,
+    /// The type asked for.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `answer`, or why there was none.
+    pub outcome: String,
+    /// As in [`Lookup`].
+    pub proof: String,
+    /// What the records say.
+    pub records: Vec<String>,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// One element of `GET /v1/records?account=`: how an own address stands in the DNS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Whose it is.
+    pub account: String,
+    /// The address.
+    pub address: String,
+    /// The line for its zone; absent where the address is no name of the DNS.
+    pub record: Option<String>,
+    /// Whether it leads to this account.
+    pub correct: bool,
+    /// What was found, for people.
+    pub text: String,
+}
+
+/// The body of `POST /v1/contacts/{who}/rename?account=`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    /// The new nickname; none takes the old one away.
+    pub nick: Option<String>,
+}
+
+/// The answer of `POST /v1/names/refresh?account=&who=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// How many names are being looked up.
+    pub names: u64,
 }
 
 /// Whether a contact agreed.
@@ -107,8 +264,10 @@ pub enum ContactState {
 pub struct NewContact {
     /// For which account; needed where there are several.
     pub account: Option<String>,
-    /// The Tox ID, in hexadecimal or base32.
-    pub tox_id: String,
+    /// The Tox ID, in hexadecimal or base32; may be left out where there is an address, which is then looked up.
+    pub tox_id: Option<String>,
+    /// The address whose key is pinned: the one it is found to lead to, or that of `tox_id`.
+    pub address: Option<String>,
     /// The local nickname.
     pub nick: Option<String>,
     /// What the other side is told with the request.
@@ -128,6 +287,10 @@ pub struct FriendRequest {
     pub received: i64,
     /// Whether it was refused.
     pub refused: bool,
+    /// The address they claim.
+    pub claim: Option<String>,
+    /// Whether it leads, proved by DNSSEC, to their key; absent while nobody looked.
+    pub verified: Option<bool>,
 }
 
 /// The body of `POST /v1/requests/{key}/accept?account=`.
@@ -175,7 +338,7 @@ pub struct QueueRecipient {
     pub address: String,
     /// The key of the peer that serves it, where it is known.
     pub peer: Option<String>,
-    /// The state as the queue names it: `queued`, `sending`, …
+    /// `queued`, `sending`, or `held` while the address leads to no accepted key.
     pub state: String,
     /// How many attempts were made.
     pub attempts: u32,

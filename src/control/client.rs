@@ -14,7 +14,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
-use super::api::{Accept, ApiError, Contact, Flush, Flushed, FriendRequest, NewContact, QueuePage, Status};
+use super::api::{
+    Accept, ApiError, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name, NewContact, QueuePage,
+    Record, Refreshed, Rename, Status,
+};
 
 /// The largest answer taken, in octets.
 const MAX_ANSWER: usize = 64 << 20;
@@ -111,7 +114,76 @@ impl Client {
         decode(&self.call(Method::POST, "/v1/contacts", body(contact)?)?)
     }
 
-    /// Forgets a contact: key, Tox ID or nick.
+    /// All that is known of a contact: key, Tox ID, nick or address.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn contact(&self, account: Option<&str>, who: &str) -> Result<ContactDetails, ClientError> {
+        self.get(&format!("/v1/contacts/{}", escaped(who)), &[("account", account)])
+    }
+
+    /// Gives a contact another nickname.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn rename_contact(&self, account: Option<&str>, who: &str, rename: &Rename) -> Result<Contact, ClientError> {
+        let path = format!("/v1/contacts/{}/rename{}", escaped(who), query(&[("account", account)]));
+        decode(&self.call(Method::POST, &path, body(rename)?)?)
+    }
+
+    /// Puts a contact or a key on the block list, or takes it off.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn block(&self, account: Option<&str>, who: &str, blocked: bool) -> Result<(), ClientError> {
+        let verb = if blocked { "block" } else { "unblock" };
+        let path = format!("/v1/contacts/{}/{verb}{}", escaped(who), query(&[("account", account)]));
+        self.call(Method::POST, &path, Bytes::new()).map(drop)
+    }
+
+    /// The names of `account`, or all.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn names(&self, account: Option<&str>) -> Result<Vec<Name>, ClientError> {
+        self.get("/v1/names", &[("account", account)])
+    }
+
+    /// Pins the key that a name was found to lead to.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn accept_key(&self, account: Option<&str>, address: &str) -> Result<Name, ClientError> {
+        let path = format!("/v1/names/{}/accept-key{}", escaped(address), query(&[("account", account)]));
+        decode(&self.call(Method::POST, &path, Bytes::new())?)
+    }
+
+    /// Has names looked up again: all, or those of one contact or address.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn refresh(&self, account: Option<&str>, who: Option<&str>) -> Result<Refreshed, ClientError> {
+        let path = format!("/v1/names/refresh{}", query(&[("account", account), ("who", who)]));
+        decode(&self.call(Method::POST, &path, Bytes::new())?)
+    }
+
+    /// Where an address leads by the DNS now.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn look_up(&self, address: &str) -> Result<Lookup, ClientError> {
+        self.get(&format!("/v1/lookup/{}", escaped(address)), &[])
+    }
+
+    /// How the addresses of `account`, or of all accounts, stand in the DNS.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn records(&self, account: Option<&str>) -> Result<Vec<Record>, ClientError> {
+        self.get("/v1/records", &[("account", account)])
+    }
+
+    /// Forgets a contact: key, Tox ID, nick or address.
     ///
     /// # Errors
     /// As of all calls.

@@ -24,13 +24,63 @@ pub trait Backend: Send + Sync + 'static {
     /// There is no such account.
     fn contacts(&self, account: Option<&str>) -> Result<Vec<api::Contact>, Failure>;
 
-    /// Asks for friendship. Without an account, the only one is meant.
+    /// Asks for friendship. Without an account, the only one is meant. An address without Tox ID is looked up, and its key
+    /// pinned.
     ///
     /// # Errors
-    /// The Tox ID is none, the contact or its nick is there already, there are several accounts.
+    /// The Tox ID is none, the address leads nowhere or is pinned to another key, the contact or its nick is there
+    /// already, there are several accounts.
     fn add_contact(&self, contact: api::NewContact) -> Result<api::Contact, Failure>;
 
-    /// Forgets a contact, named by key, Tox ID or nick.
+    /// All that is known of a contact, named by key, Tox ID, nick or address.
+    ///
+    /// # Errors
+    /// There is no such contact, or several accounts have one.
+    fn contact(&self, account: Option<&str>, who: &str) -> Result<api::ContactDetails, Failure>;
+
+    /// Gives a contact another nickname, or none.
+    ///
+    /// # Errors
+    /// There is no such contact, or the nick is taken.
+    fn rename_contact(&self, account: Option<&str>, who: &str, nick: Option<String>) -> Result<api::Contact, Failure>;
+
+    /// Puts a contact, or a stranger's key, on the block list (or takes it off).
+    ///
+    /// # Errors
+    /// It is no contact and no key.
+    fn block(&self, account: Option<&str>, who: &str, blocked: bool) -> Result<(), Failure>;
+
+    /// The names of `account`, or of all accounts.
+    ///
+    /// # Errors
+    /// There is no such account.
+    fn names(&self, account: Option<&str>) -> Result<Vec<api::Name>, Failure>;
+
+    /// Pins the key that a name was found to lead to.
+    ///
+    /// # Errors
+    /// There is nothing to accept.
+    fn accept_key(&self, account: Option<&str>, address: &str) -> Result<api::Name, Failure>;
+
+    /// Has names looked up again: all, or those of one contact or address.
+    ///
+    /// # Errors
+    /// There is no such contact.
+    fn refresh(&self, account: Option<&str>, who: Option<&str>) -> Result<api::Refreshed, Failure>;
+
+    /// Looks up where an address leads; changes nothing.
+    ///
+    /// # Errors
+    /// It is no address.
+    fn look_up(&self, address: &str) -> Result<api::Lookup, Failure>;
+
+    /// How the addresses of `account`, or of all accounts, stand in the DNS.
+    ///
+    /// # Errors
+    /// There is no such account.
+    fn records(&self, account: Option<&str>) -> Result<Vec<api::Record>, Failure>;
+
+    /// Forgets a contact, named by key, Tox ID, nick or address.
     ///
     /// # Errors
     /// There is no such contact, or several accounts have one.

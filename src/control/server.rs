@@ -18,7 +18,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, Reque
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use nix::unistd::geteuid;
@@ -28,7 +28,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::api::{Accept, ApiError, Flush, NewContact, QueuePage};
+use super::api::{Accept, ApiError, Flush, NewContact, QueuePage, Rename};
 use super::{Backend, Failure};
 
 /// The largest request body, in octets.
@@ -94,7 +94,15 @@ fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/contacts", get(contacts).post(add_contact))
-        .route("/v1/contacts/{who}", delete(remove_contact))
+        .route("/v1/contacts/{who}", get(contact).delete(remove_contact))
+        .route("/v1/contacts/{who}/rename", post(rename_contact))
+        .route("/v1/contacts/{who}/block", post(block))
+        .route("/v1/contacts/{who}/unblock", post(unblock))
+        .route("/v1/names", get(names))
+        .route("/v1/names/refresh", post(refresh))
+        .route("/v1/names/{address}/accept-key", post(accept_key))
+        .route("/v1/lookup/{address}", get(look_up))
+        .route("/v1/records", get(records))
         .route("/v1/requests", get(requests))
         .route("/v1/requests/{key}/accept", post(accept_request))
         .route("/v1/requests/{key}/refuse", post(refuse_request))
@@ -216,6 +224,13 @@ struct Page {
     limit: Option<usize>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    account: Option<String>,
+    who: Option<String>,
+}
+
 type Account = Result<Query<Of>, QueryRejection>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 
@@ -238,6 +253,59 @@ async fn remove_contact(agent: Agent, UrlPath(who): UrlPath<String>, of: Account
     let Query(of) = of?;
     ask(agent, move |agent| agent.remove_contact(of.account.as_deref(), &who)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn contact(agent: Agent, UrlPath(who): UrlPath<String>, of: Account) -> Result<Response, Reply> {
+    let Query(of) = of?;
+    Ok(Json(ask(agent, move |agent| agent.contact(of.account.as_deref(), &who)).await?).into_response())
+}
+
+async fn rename_contact(
+    agent: Agent,
+    UrlPath(who): UrlPath<String>,
+    of: Account,
+    body: Body<Rename>,
+) -> Result<Response, Reply> {
+    let (Query(of), Json(rename)) = (of?, body?);
+    let renamed = ask(agent, move |agent| agent.rename_contact(of.account.as_deref(), &who, rename.nick)).await?;
+    Ok(Json(renamed).into_response())
+}
+
+async fn block(agent: Agent, UrlPath(who): UrlPath<String>, of: Account) -> Result<StatusCode, Reply> {
+    let Query(of) = of?;
+    ask(agent, move |agent| agent.block(of.account.as_deref(), &who, true)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn unblock(agent: Agent, UrlPath(who): UrlPath<String>, of: Account) -> Result<StatusCode, Reply> {
+    let Query(of) = of?;
+    ask(agent, move |agent| agent.block(of.account.as_deref(), &who, false)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn names(agent: Agent, of: Account) -> Result<Response, Reply> {
+    let Query(of) = of?;
+    Ok(Json(ask(agent, move |agent| agent.names(of.account.as_deref())).await?).into_response())
+}
+
+async fn refresh(agent: Agent, which: Result<Query<Which>, QueryRejection>) -> Result<Response, Reply> {
+    let Query(which) = which?;
+    let refreshed = ask(agent, move |agent| agent.refresh(which.account.as_deref(), which.who.as_deref())).await?;
+    Ok(Json(refreshed).into_response())
+}
+
+async fn accept_key(agent: Agent, UrlPath(address): UrlPath<String>, of: Account) -> Result<Response, Reply> {
+    let Query(of) = of?;
+    Ok(Json(ask(agent, move |agent| agent.accept_key(of.account.as_deref(), &address)).await?).into_response())
+}
+
+async fn look_up(agent: Agent, UrlPath(address): UrlPath<String>) -> Result<Response, Reply> {
+    Ok(Json(ask(agent, move |agent| agent.look_up(&address)).await?).into_response())
+}
+
+async fn records(agent: Agent, of: Account) -> Result<Response, Reply> {
+    let Query(of) = of?;
+    Ok(Json(ask(agent, move |agent| agent.records(of.account.as_deref())).await?).into_response())
 }
 
 async fn requests(agent: Agent, of: Account) -> Result<Response, Reply> {

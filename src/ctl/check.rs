@@ -8,10 +8,21 @@ use serde_json::json;
 
 use super::{EX_CONFIG, EX_OK, print, show};
 use crate::config::{self, Config, Passphrase};
+use crate::control::api::Record;
+use crate::control::client::Client;
+use crate::engine::trust::Unsigned;
 
 /// Checks the file at `path`: problems go to `err` and make the exit status 78, warnings (of folders that are not there
 /// or not writable by this user) do not. In JSON all goes to `out`.
-pub(super) fn check(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+///
+/// If an agent answers at its control socket, it also tells how the addresses stand in the DNS, and what to publish.
+pub(super) fn check(
+    path: &Path,
+    socket: &Path,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<u8> {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
     let loaded = config::load(path);
@@ -20,8 +31,12 @@ pub(super) fn check(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn 
         Err(error) => problems.extend(error.problems().iter().map(ToString::to_string)),
     }
     let ok = problems.is_empty();
+    let records = match &loaded {
+        Ok(config) if ok && config.names.lookup => records(config, socket, &mut warnings),
+        _ => Vec::new(),
+    };
     if json {
-        print(out, &json!({ "ok": ok, "problems": problems, "warnings": warnings }))?;
+        print(out, &json!({ "ok": ok, "problems": problems, "warnings": warnings, "records": records }))?;
     } else {
         for problem in &problems {
             writeln!(err, "{}", show::clean(problem))?;
@@ -31,9 +46,36 @@ pub(super) fn check(path: &Path, json: bool, out: &mut dyn Write, err: &mut dyn 
         }
         if let (Ok(config), true) = (&loaded, ok) {
             summary(path, config, out)?;
+            for record in &records {
+                let mark = if record.correct { "published" } else { "not published" };
+                writeln!(out, "  name     {}: {mark}: {}", show::clean(&record.address), show::clean(&record.text))?;
+                if let (false, Some(line)) = (record.correct, &record.record) {
+                    writeln!(out, "           to publish: {}", show::clean(line))?;
+                }
+            }
         }
     }
     Ok(if ok { EX_OK } else { EX_CONFIG })
+}
+
+/// How the addresses stand in the DNS, as the running agent finds it: only it has the Tox IDs.
+fn records(config: &Config, socket: &Path, warnings: &mut Vec<String>) -> Vec<Record> {
+    let own = socket == Path::new(config::DEFAULT_CONTROL_SOCKET);
+    let socket = if own { &config.control.socket } else { socket };
+    let has_addresses = |account: &config::Account| {
+        !account.addresses.is_empty() || account.mailboxes.iter().any(|mailbox| !mailbox.addresses.is_empty())
+    };
+    if !config.accounts.iter().any(has_addresses) {
+        return Vec::new();
+    }
+    let asked = Client::new(socket).map_err(|error| error.to_string());
+    match asked.and_then(|client| client.records(None).map_err(|error| error.to_string())) {
+        Ok(records) => records,
+        Err(error) => {
+            warnings.push(format!("the names of the accounts were not checked: {error}"));
+            Vec::new()
+        }
+    }
 }
 
 fn look_around(config: &Config, problems: &mut Vec<String>, warnings: &mut Vec<String>) {
@@ -104,6 +146,13 @@ fn summary(path: &Path, config: &Config, out: &mut dyn Write) -> io::Result<()> 
         "TCP only"
     };
     writeln!(out, "  tox      {ways}, bootstrap nodes: {}", config.tox.bootstrap.len())?;
+    let names = match (config.names.lookup, config.names.policy.unsigned) {
+        (false, _) => "not looked up",
+        (true, Unsigned::Ask) => "looked up, unsigned ones to be confirmed",
+        (true, Unsigned::Tofu) => "looked up, unsigned ones trusted on first use",
+        (true, Unsigned::Refuse) => "looked up, unsigned ones refused",
+    };
+    writeln!(out, "  names    {names}")?;
     for account in &config.accounts {
         writeln!(out, "  account  {} → {}", account.name, account.maildir.display())?;
         for mailbox in &account.mailboxes {

@@ -5,6 +5,7 @@
 //! given.
 
 mod check;
+mod names;
 mod show;
 
 use std::ffi::OsString;
@@ -17,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{DEFAULT_CONTROL_SOCKET, DEFAULT_PATH};
-use crate::control::api::{Accept, Flush, NewContact};
+use crate::control::api::{Accept, Flush, NewContact, Rename};
 use crate::control::client::{Client, ClientError};
 use crate::identity::tox_id::ToxId;
 
@@ -65,6 +66,9 @@ enum Command {
     /// Answer friend requests
     #[command(subcommand)]
     Request(RequestCommand),
+    /// Look at addresses in the DNS: those of others, and the own ones
+    #[command(subcommand)]
+    Name(NameCommand),
     /// Look at waiting mail, or have it tried now
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -82,18 +86,69 @@ enum ContactCommand {
     Add(AddArgs),
     /// List the contacts
     List,
+    /// Show all that is known of a contact
+    Show {
+        /// A key, a Tox ID, a nick or an address
+        who: String,
+    },
+    /// Give a contact another name
+    Rename {
+        /// A key, a Tox ID, a nick or an address
+        who: String,
+        /// The new name; without it, the old one is taken away
+        nick: Option<String>,
+    },
+    /// Take no mail and no requests of a contact or key, and send it none
+    Block {
+        /// A key, a Tox ID, a nick or an address
+        who: String,
+    },
+    /// Take a contact or key off the block list
+    Unblock {
+        /// A key, a Tox ID, a nick or an address
+        who: String,
+    },
+    /// Accept the key that an address leads to now, in place of the one it had
+    AcceptKey {
+        /// The address
+        address: String,
+    },
+    /// Look up the addresses of contacts again: all, or those of one
+    Refresh {
+        /// A key, a Tox ID, a nick or an address
+        who: Option<String>,
+    },
     /// Forget a contact
     Remove {
-        /// A key, a Tox ID or a nick
+        /// A key, a Tox ID, a nick or an address
         who: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum NameCommand {
+    /// List the addresses that lead to contacts by the DNS
+    List,
+    /// Look up where an address leads, step by step; changes nothing
+    Lookup {
+        /// The address, as in bob@example.org
+        address: String,
+    },
+    /// Show what to publish so that an account's addresses lead to it, and how it stands now
+    Record {
+        /// The account; all of them without it
+        account: Option<String>,
     },
 }
 
 #[derive(Args)]
 struct AddArgs {
-    /// 76 hexadecimal digits, 61 base32 characters, or the address with these before @tox.alt
-    #[arg(value_parser = tox_id)]
-    tox_id: ToxId,
+    /// A Tox ID (76 hexadecimal digits, 61 base32 characters, or these before @tox.alt), or an address to look up
+    #[arg(value_name = "TOX-ID|ADDRESS")]
+    who: String,
+    /// An address that is his, where it cannot be looked up: mail to it goes to this Tox ID
+    #[arg(long)]
+    address: Option<String>,
     /// A name for the contact: mail to NICK@tox.alt goes there
     #[arg(long)]
     nick: Option<String>,
@@ -135,9 +190,14 @@ enum QueueCommand {
     },
 }
 
-fn tox_id(text: &str) -> Result<ToxId, String> {
-    let id = text.strip_suffix("@tox.alt").unwrap_or(text);
-    id.parse().map_err(|error: crate::identity::tox_id::InvalidToxId| error.to_string())
+/// What `contact add` is given: a Tox ID, or an address that is none of `tox.alt`.
+fn id_or_address(text: &str) -> Result<(Option<ToxId>, Option<String>), String> {
+    let id = text.strip_suffix("@tox.alt").or_else(|| text.strip_suffix("@tox")).unwrap_or(text);
+    match id.parse::<ToxId>() {
+        Ok(id) => Ok((Some(id), None)),
+        Err(_) if id.contains('@') => Ok((None, Some(id.to_owned()))),
+        Err(error) => Err(format!("`{text}`: {error}; or give an address, as in bob@example.org")),
+    }
 }
 
 /// The command line as clap knows it, for completions and the man page.
@@ -148,6 +208,10 @@ pub fn command() -> clap::Command {
 /// Why a command did not end well.
 enum Fail {
     Output(io::Error),
+    /// The command line makes no sense.
+    Usage(String),
+    /// What was asked was answered, and the answer is no.
+    No,
     Agent(ClientError),
     /// The agent's runtime could not be made.
     System(io::Error),
@@ -180,8 +244,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     };
     let mut out = BufWriter::new(out);
     let done = match &cli.command {
-        Command::Check { config } => check::check(config, cli.json, &mut out, err).map_err(Fail::from),
+        Command::Check { config } => check::check(config, &cli.socket, cli.json, &mut out, err).map_err(Fail::from),
         _ => manage(&cli, &mut out).map(|()| EX_OK),
+    };
+    let done = match done {
+        Err(Fail::No) => Ok(EX_REFUSED),
+        done => done,
     };
     let done = done.and_then(|status| Ok(out.flush().map(|()| status)?));
     // What is left in the buffer after an error must not be written on drop.
@@ -189,6 +257,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     let (status, text) = match done {
         Ok(status) => return status,
         Err(Fail::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return EX_OK,
+        Err(Fail::No) => return EX_REFUSED,
+        Err(Fail::Usage(text)) => (EX_USAGE, text),
         Err(Fail::Output(error)) => (EX_IOERR, format!("cannot write: {error}")),
         Err(Fail::System(error)) => (EX_UNAVAILABLE, error.to_string()),
         Err(Fail::Agent(error @ ClientError::Refused { .. })) => (EX_REFUSED, error.to_string()),
@@ -218,9 +288,14 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             }
         }
         Command::Contact(ContactCommand::Add(args)) => {
+            let (id, address) = id_or_address(&args.who).map_err(Fail::Usage)?;
+            if address.is_some() && args.address.is_some() {
+                return Err(Fail::Usage("--address goes with a Tox ID".into()));
+            }
             let contact = client.add_contact(&NewContact {
                 account: cli.account.clone(),
-                tox_id: args.tox_id.to_string(),
+                tox_id: id.map(|id| id.to_string()),
+                address: address.or_else(|| args.address.clone()),
                 nick: args.nick.clone(),
                 message: args.message.clone(),
             })?;
@@ -229,6 +304,49 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
         Command::Contact(ContactCommand::List) => {
             let contacts = client.contacts(account)?;
             if cli.json { print(out, &contacts)? } else { show::contacts(out, &contacts, now())? }
+        }
+        Command::Contact(ContactCommand::Show { who }) => {
+            let details = client.contact(account, who)?;
+            if cli.json { print(out, &details)? } else { names::contact(out, &details, now())? }
+        }
+        Command::Contact(ContactCommand::Rename { who, nick }) => {
+            let contact = client.rename_contact(account, who, &Rename { nick: nick.clone() })?;
+            if cli.json { print(out, &contact)? } else { show::added(out, &contact)? }
+        }
+        Command::Contact(ContactCommand::Block { who }) => {
+            client.block(account, who, true)?;
+            say(cli, out, "blocked", who)?;
+        }
+        Command::Contact(ContactCommand::Unblock { who }) => {
+            client.block(account, who, false)?;
+            say(cli, out, "unblocked", who)?;
+        }
+        Command::Contact(ContactCommand::AcceptKey { address }) => {
+            let name = client.accept_key(account, address)?;
+            if cli.json { print(out, &name)? } else { names::accepted(out, &name)? }
+        }
+        Command::Contact(ContactCommand::Refresh { who }) => {
+            let refreshed = client.refresh(account, who.as_deref())?;
+            if cli.json { print(out, &refreshed)? } else { names::refreshed(out, refreshed)? }
+        }
+        Command::Name(NameCommand::List) => {
+            let found = client.names(account)?;
+            if cli.json { print(out, &found)? } else { names::list(out, &found)? }
+        }
+        Command::Name(NameCommand::Lookup { address }) => {
+            let lookup = client.look_up(address)?;
+            if cli.json {
+                print(out, &lookup)?
+            } else {
+                names::lookup(out, &lookup)?
+            }
+            if lookup.tox_id.is_none() {
+                return Err(Fail::No);
+            }
+        }
+        Command::Name(NameCommand::Record { account: of }) => {
+            let records = client.records(of.as_deref().or(account))?;
+            if cli.json { print(out, &records)? } else { names::records(out, &records)? }
         }
         Command::Contact(ContactCommand::Remove { who }) => {
             client.remove_contact(account, who)?;

@@ -24,7 +24,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// `seconds` in its two largest units.
-fn span(seconds: i64) -> String {
+pub(super) fn span(seconds: i64) -> String {
     let s = seconds.max(0);
     match s {
         0..60 => format!("{s}s"),
@@ -50,12 +50,13 @@ fn size(octets: u64) -> String {
     if unit == 0 { format!("{octets} B") } else { format!("{}.{} {name}", tenths / 10, tenths % 10) }
 }
 
-fn plural(n: u64, one: &str) -> String {
-    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+pub(super) fn plural(n: u64, one: &str) -> String {
+    let more = if one.ends_with('s') { "es" } else { "s" };
+    format!("{n} {one}{}", if n == 1 { "" } else { more })
 }
 
 /// Aligned columns; the last one may be of any width.
-fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+pub(super) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |text: &str| text.chars().count();
     let widths: Vec<usize> = (0..head.len())
         .map(|column| rows.iter().map(|row| width(&row[column])).chain([width(head[column])]).max().unwrap_or(0))
@@ -99,6 +100,15 @@ pub(super) fn status(out: &mut dyn Write, status: &Status, now: i64) -> io::Resu
         .collect();
     table(out, &["ACCOUNT", "NETWORK", "CONTACTS", "REQUESTS", "ADDRESS"], &rows)?;
     for account in &status.accounts {
+        let name = clean(&account.name);
+        if account.names_changed > 0 {
+            let names = plural(account.names_changed, "address");
+            writeln!(out, "{name}: the key of {names} has changed, mail is held: toxctl name list")?;
+        }
+        if account.names_unconfirmed > 0 {
+            let names = plural(account.names_unconfirmed, "address");
+            writeln!(out, "{name}: {names} to confirm, mail waits: toxctl name list")?;
+        }
         if let Some(error) = &account.error {
             writeln!(out, "{}: error: {}", clean(&account.name), clean(error))?;
         }
@@ -163,6 +173,7 @@ pub(super) fn contacts(out: &mut dyn Write, contacts: &[Contact], now: i64) -> i
         .iter()
         .map(|contact| {
             let state = match (contact.state, contact.online) {
+                _ if contact.blocked => "blocked",
                 (ContactState::Pending, _) => "pending",
                 (ContactState::Accepted, true) => "online",
                 (ContactState::Accepted, false) => "offline",
@@ -174,7 +185,9 @@ pub(super) fn contacts(out: &mut dyn Write, contacts: &[Contact], now: i64) -> i
             };
             let mail = if contact.mail { "yes" } else { "no" };
             let nick = contact.nick.as_deref().map_or_else(|| "-".into(), clean);
-            vec![clean(&contact.account), nick, state.into(), mail.into(), seen, clean(&contact.address)]
+            let addresses =
+                if contact.names.is_empty() { vec![contact.address.clone()] } else { contact.names.clone() };
+            vec![clean(&contact.account), nick, state.into(), mail.into(), seen, clean(&addresses.join(" "))]
         })
         .collect();
     table(out, &["ACCOUNT", "NICK", "STATE", "MAIL", "SEEN", "ADDRESS"], &rows)
@@ -189,10 +202,16 @@ pub(super) fn requests(out: &mut dyn Write, requests: &[FriendRequest], now: i64
         .map(|request| {
             let state = if request.refused { "refused" } else { "open" };
             let age = format!("{} ago", span(now - request.received));
-            vec![clean(&request.account), state.into(), age, clean(&request.key), clean(&request.message)]
+            let claim = match (&request.claim, request.verified) {
+                (None, _) => "-".to_owned(),
+                (Some(claim), Some(true)) => format!("{} (proved)", clean(claim)),
+                (Some(claim), Some(false)) => format!("{} (NOT proved)", clean(claim)),
+                (Some(claim), None) => format!("{} (unchecked)", clean(claim)),
+            };
+            vec![clean(&request.account), state.into(), age, claim, clean(&request.key), clean(&request.message)]
         })
         .collect();
-    table(out, &["ACCOUNT", "STATE", "RECEIVED", "KEY", "MESSAGE"], &rows)
+    table(out, &["ACCOUNT", "STATE", "RECEIVED", "CLAIMS", "KEY", "MESSAGE"], &rows)
 }
 
 pub(super) fn flushed(out: &mut dyn Write, flushed: Flushed) -> io::Result<()> {

@@ -7,8 +7,10 @@
 mod incoming;
 pub mod link;
 mod outgoing;
+pub mod request;
 pub mod rules;
 pub mod schedule;
 pub mod transfer;
+pub mod trust;
 pub mod window;
 pub mod wire;

@@ -13,6 +13,8 @@ pub struct Rules {
     key: PublicKey,
     addresses: HashMap<String, usize>,
     names: HashMap<String, usize>,
+    /// Local parts of addresses, for `local@<key>.tox.alt`; `None` where two mailboxes have the same.
+    locals: HashMap<String, Option<usize>>,
     /// The largest mail, in octets.
     pub max_size: u64,
     /// How many transfers of one peer are served at a time.
@@ -36,15 +38,20 @@ impl Rules {
         max_size: u64,
         software: &str,
     ) -> Self {
-        let (mut addresses, mut names) = (HashMap::new(), HashMap::new());
+        let (mut addresses, mut names, mut locals) = (HashMap::new(), HashMap::new(), HashMap::new());
         for (number, (name, own)) in mailboxes.into_iter().enumerate() {
             names.insert(name.to_lowercase(), number);
+            for address in own {
+                let place = locals.entry(address.local().to_lowercase()).or_insert(Some(number));
+                *place = place.filter(|at| *at == number);
+            }
             addresses.extend(own.iter().map(|address| (normal(address), number)));
         }
         Self {
             key,
             addresses,
             names,
+            locals,
             max_size,
             max_transfers: 256,
             max_bulk: 16,
@@ -63,7 +70,10 @@ impl Rules {
         match tox_address::parse(&address)? {
             ToxAddress::Id(id) if id.key() == self.key => Some(0),
             ToxAddress::Key(key) if key == self.key => Some(0),
-            ToxAddress::Mailbox(name, key) if key == self.key => self.names.get(&name.to_lowercase()).copied(),
+            ToxAddress::Mailbox(name, key) if key == self.key => {
+                let name = name.to_lowercase();
+                self.names.get(&name).copied().or_else(|| self.locals.get(&name).copied().flatten())
+            }
             _ => None,
         }
     }
@@ -82,7 +92,8 @@ mod tests {
     fn every_form_of_an_own_address_finds_its_mailbox_and_no_other_does() {
         let key = PublicKey([5; 32]);
         let address = |text: &str| text.parse::<Address>().expect(text);
-        let (own, work) = ([address("Bob@Example.org")], [address("bob.work@example.org")]);
+        let own = [address("Bob@Example.org"), address("info@a.example")];
+        let work = [address("bob.work@example.org"), address("info@b.example")];
         let rules = Rules::new(key, [("bob", &own[..]), ("work", &work[..])], 1000, "test");
         let id = ToxId::new(key, [1, 2, 3, 4]);
         for (text, mailbox) in [
@@ -92,6 +103,8 @@ mod tests {
             (format!("{key}@tox"), Some(0)),
             (format!("{id}@tox.alt"), Some(0)),
             (format!("WORK@{}.tox.alt", key.base32()), Some(1)),
+            (format!("Bob.Work@{}.tox.alt", key.base32()), Some(1)),
+            (format!("info@{}.tox.alt", key.base32()), None),
             (format!("nobody@{}.tox.alt", key.base32()), None),
             (format!("work@{}.tox.alt", PublicKey([6; 32]).base32()), None),
             (format!("{}@tox.alt", PublicKey([6; 32]).base32()), None),

@@ -39,3 +39,9 @@ pub fn parse(address: &Address) -> Option<ToxAddress> {
 pub fn canonical(key: &PublicKey) -> Address {
     Address::new(&key.base32(), "tox.alt").expect("52 base32 characters are a local part")
 }
+
+/// The address `name@<52 base32>.tox.alt` of the mailbox `name` at the agent with that key; `None` where `name` can stand
+/// before no `@`.
+pub fn mailbox(name: &str, key: &PublicKey) -> Option<Address> {
+    Address::new(name, &format!("{}.tox.alt", key.base32())).ok()
+}

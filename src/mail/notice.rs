@@ -14,14 +14,14 @@ const MAX_HEADER: usize = 64 * 1024;
 /// The longest line a mail may have, without its line end (RFC 5322 section 2.1.1).
 const MAX_LINE: usize = 998;
 
-/// One recipient who did not get the mail.
+/// One recipient who did not get the mail, or not yet.
 #[derive(Debug, Clone, Copy)]
-pub struct FailedRecipient<'a> {
+pub struct Recipient<'a> {
     /// The recipient as we were told it.
     pub address: &'a Address,
     /// `ORCPT` exactly as given (`rfc822;xtext`).
     pub orcpt: Option<&'a str>,
-    /// Why the mail was not delivered.
+    /// Why not.
     pub refusal: &'a Refusal,
 }
 
@@ -35,12 +35,23 @@ pub enum Original<'a> {
     Whole(&'a [u8]),
 }
 
-/// What a failure notice tells.
+/// What became of the mail (RFC 3464 section 2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// It failed for good.
+    Failed,
+    /// It still waits, at most until then, as [`super::trace::date`] writes it.
+    Delayed(&'a str),
+}
+
+/// What a notice tells.
 #[derive(Debug, Clone, Copy)]
-pub struct Failure<'a> {
+pub struct Notice<'a> {
+    /// What became of the mail.
+    pub action: Action<'a>,
     /// Our own name.
     pub hostname: &'a str,
-    /// Our id of the mail that failed.
+    /// Our id of the mail.
     pub queue_id: &'a str,
     /// Now, as [`super::trace::date`] writes it.
     pub date: &'a str,
@@ -49,7 +60,7 @@ pub struct Failure<'a> {
     /// The reverse-path of the mail: who gets the notice. Needs SMTPUTF8 if it is not ASCII.
     pub sender: &'a Address,
     /// At least one.
-    pub recipients: &'a [FailedRecipient<'a>],
+    pub recipients: &'a [Recipient<'a>],
     /// What goes back.
     pub original: Original<'a>,
     /// Fresh random octets for the boundary and the Message-ID.
@@ -61,6 +72,11 @@ pub struct Failure<'a> {
 /// Whether a recipient with that `NOTIFY` wish wants to be told of a failure (RFC 3461 section 4.1: by default, yes).
 pub fn wants_failure(notify: Option<Notify>) -> bool {
     notify.is_none_or(|notify| notify.failure && !notify.never)
+}
+
+/// Whether a recipient with that `NOTIFY` wish wants to be told of a delay (RFC 3461 section 4.1: without a wish, it may).
+pub fn wants_delay(notify: Option<Notify>) -> bool {
+    notify.is_none_or(|notify| notify.delay && !notify.never)
 }
 
 /// `text` on one line of printable characters.
@@ -155,15 +171,31 @@ fn boundary(random: &[u8; 16], content: &[u8]) -> String {
     boundary
 }
 
-/// The failure notice, a whole mail with LF line ends, the empty reverse-path on top as `Return-Path: <>` (an MTA puts
+/// The notice, a whole mail with LF line ends, the empty reverse-path on top as `Return-Path: <>` (an MTA puts
 /// its own in that place). It must be sent with the empty reverse-path as well, and nothing may be sent when it fails.
-pub fn failure(n: &Failure<'_>) -> Vec<u8> {
+pub fn compose(n: &Notice<'_>) -> Vec<u8> {
     let host = line(n.hostname);
     let id = ascii(n.queue_id);
+    let (fate, subject, action) = match n.action {
+        Action::Failed => (
+            "Your message could not be delivered to the recipients below. It will not\nbe tried again.".to_owned(),
+            "Undelivered Mail Returned to Sender",
+            "failed",
+        ),
+        Action::Delayed(until) => (
+            format!(
+                "THIS IS A WARNING ONLY. YOU DO NOT NEED TO RESEND YOUR MESSAGE.\n\n\
+                 Your message still waits to be delivered to the recipients below. It will\n\
+                 be tried until {}.",
+                line(until)
+            ),
+            "Delayed Mail (still being retried)",
+            "delayed",
+        ),
+    };
     let mut words = format!(
         "This is the mail system at host {host}.\n\n\
-         Your message could not be delivered to the recipients below. It will not\n\
-         be tried again. {returned}\n\n\
+         {fate} {returned}\n\n\
          If you need help, send these lines along (queue id {id}).\n\n",
         returned = match n.original {
             Original::Headers(_) => "The header of your message is attached.",
@@ -188,11 +220,14 @@ pub fn failure(n: &Failure<'_>) -> Vec<u8> {
         }
         // A long code goes on a line of its own: folded, both stay within what RFC 5322 allows.
         status.push_str(&format!(
-            "Final-Recipient: {}\nAction: failed\nStatus: {code}\nDiagnostic-Code: x-tox;\n {code} {}\n",
+            "Final-Recipient: {}\nAction: {action}\nStatus: {code}\nDiagnostic-Code: x-tox;\n {code} {}\n",
             typed(address),
             ascii(refusal.text()),
             code = refusal.status(),
         ));
+        if let Action::Delayed(until) = n.action {
+            status.push_str(&format!("Will-Retry-Until: {}\n", ascii(until)));
+        }
     }
     let (kind, content) = match n.original {
         Original::Whole(mail) if is_8bit(mail) => ("message/rfc822", mail.to_vec()),
@@ -209,7 +244,7 @@ pub fn failure(n: &Failure<'_>) -> Vec<u8> {
         "Return-Path: <>\n\
          From: Mail Delivery System <MAILER-DAEMON@{host}>\n\
          To: {sender}\n\
-         Subject: Undelivered Mail Returned to Sender\n\
+         Subject: {subject}\n\
          Date: {date}\n\
          Message-ID: <{random:032x}@{host}>\n\
          Auto-Submitted: auto-replied\n\
@@ -228,11 +263,12 @@ pub fn failure(n: &Failure<'_>) -> Vec<u8> {
          Content-Type: message/delivery-status\n\n\
          {status}\n\
          --{boundary}\n\
-         Content-Description: Undelivered Message\n\
+         Content-Description: {undelivered}\n\
          Content-Type: {kind}{charset}\n\
          Content-Transfer-Encoding: 8bit\n\n",
         sender = n.sender,
         date = line(n.date),
+        undelivered = if action == "failed" { "Undelivered Message" } else { "Delayed Message" },
     )
     .into_bytes();
     notice.extend_from_slice(&content);
@@ -251,15 +287,16 @@ mod tests {
     }
 
     fn notice(original: Original<'_>, recipient: &str, orcpt: Option<&str>, refusal: &Refusal) -> Vec<u8> {
-        failure(&Failure {
+        compose(&Notice {
+            action: Action::Failed,
             hostname: "mail.example",
             queue_id: "4F2A",
             date: "Mon, 23 Nov 2026 06:54:25 +0000",
             arrival_date: "Wed, 18 Nov 2026 06:54:25 +0000",
             sender: &address("alice@mail.example"),
             recipients: &[
-                FailedRecipient { address: &address(recipient), orcpt, refusal },
-                FailedRecipient { address: &address("carol@z.example"), orcpt: None, refusal },
+                Recipient { address: &address(recipient), orcpt, refusal },
+                Recipient { address: &address("carol@z.example"), orcpt: None, refusal },
             ],
             original,
             random: [0xab; 16],

@@ -48,6 +48,8 @@ pub struct Incoming<'a> {
     pub date: &'a str,
     /// The addresses known to belong to the peer.
     pub known: &'a [Address],
+    /// Why an author's address that is not among them is none of the peer's, where more than that is known.
+    pub doubt: Option<&'static str>,
 }
 
 /// What is known about the account that submits a mail.
@@ -216,7 +218,10 @@ pub fn incoming(head: &[u8], info: &Incoming<'_>) -> Result<Vec<u8>, Refusal> {
     let aligned = if is_ambiguous(fields) {
         Alignment::Fail("control characters in the header")
     } else {
-        alignment(&from, info.peer, info.known)
+        match (alignment(&from, info.peer, info.known), info.doubt) {
+            (Alignment::Fail(_), Some(doubt)) if !from.is_empty() => Alignment::Fail(doubt),
+            (aligned, _) => aligned,
+        }
     };
     let host = line(info.hostname);
     let sender = info.sender.as_ref().map(Address::to_string).unwrap_or_default();
@@ -241,7 +246,9 @@ pub fn incoming(head: &[u8], info: &Incoming<'_>) -> Result<Vec<u8>, Refusal> {
         id = word(info.id),
         date = line(info.date),
     );
-    if aligned != Alignment::Pass && may_add_reply_to(&section) {
+    // Also an address that is known to be the peer's may lead elsewhere: whether the reader's MTA sends its domain over Tox
+    // is not known here. The key's own address always comes back.
+    if alignment(&from, info.peer, &[]) != Alignment::Pass && may_add_reply_to(&section) {
         block.push_str(&format!("Reply-To: {}\n", tox_address::canonical(info.peer)));
     }
     let mut block = block.into_bytes();
@@ -332,6 +339,7 @@ mod tests {
             id: "4F2A",
             date: "Mon, 23 Nov 2026 06:54:25 +0000",
             known,
+            doubt: None,
         };
         incoming(head, &info)
     }
@@ -359,8 +367,8 @@ mod tests {
     #[test]
     fn an_aligned_mail() {
         let head = b"Received: old\nFrom: Bob <bob@x.example>\nSubject: a\n  b\n\n";
-        let expected = top("pass\n\theader.from=bob@x.example ") + std::str::from_utf8(head).expect("ASCII");
-        assert_eq!(text(head, &["Bob@x.example"]), expected);
+        let top = top("pass\n\theader.from=bob@x.example ") + &reply_to();
+        assert_eq!(text(head, &["Bob@x.example"]), top + std::str::from_utf8(head).expect("ASCII"));
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! Contacts and the friend requests of strangers.
 
-use rusqlite::{Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::Reader;
-use super::writer::{Store, StoreError};
+use super::writer::{Event, Store, StoreError};
 use crate::identity::tox_id::{PublicKey, ToxId};
 
-/// How many requests of strangers an account remembers; the oldest go first.
+/// How many open requests of strangers an account keeps. No new one is taken then: to let it push out an old one would
+/// let a stranger with many keys push out all that are genuine. toxcore repeats what is not answered.
 const MAX_REQUESTS: i64 = 100;
+/// How many refused ones are remembered; the oldest go first.
+const MAX_REFUSED: i64 = 1000;
+/// How long an open request is kept, in seconds.
+const KEEP_REQUEST: i64 = 60 * 86_400;
 
 /// A remote key that an account knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +48,16 @@ pub struct Request {
     pub received: i64,
     /// Whether it was refused.
     pub refused: bool,
+    /// The address he says is his.
+    pub claim: Option<String>,
+    /// Whether that leads, proved by DNSSEC, to his key; unknown until it is looked up.
+    pub verified: Option<bool>,
+}
+
+/// Whether a key is on the block list of an account.
+pub(super) fn is_blocked(db: &Connection, account: &str, key: &PublicKey) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM blocked WHERE account = ? AND key = ?)")?
+        .query_row(params![account, key.0], |row| row.get(0))
 }
 
 impl Contact {
@@ -98,16 +113,16 @@ impl Store {
         })
     }
 
-    /// Removes a contact; whether it was there. Mail queued for it stays until it expires or the contact comes back.
+    /// Removes a contact with the names pinned to it; whether it was there. Mail queued for it stays until it expires or the contact comes back.
     ///
     /// # Errors
     /// The store fails.
     pub fn remove_contact(&self, account: &str, key: PublicKey) -> Result<bool, StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
-            let removed = session
-                .connection
-                .execute("DELETE FROM contact WHERE account = ? AND key = ?", params![account, key.0])?;
+            let db = session.connection;
+            db.execute("DELETE FROM name WHERE account = ? AND key = ?", params![account, key.0])?;
+            let removed = db.execute("DELETE FROM contact WHERE account = ? AND key = ?", params![account, key.0])?;
             Ok(removed > 0)
         })
     }
@@ -124,22 +139,110 @@ impl Store {
         });
     }
 
-    /// A stranger asks. Of one who was refused nothing changes; of the others the last message is kept.
-    pub fn put_request(&self, request: Request) {
+    /// A stranger asks. Of one who was refused nothing changes; of the others the last message is kept. `done` hears
+    /// whether it is new and was taken.
+    pub fn put_request(&self, request: Request, done: impl FnOnce(bool) + Send + 'static) {
+        self.submit(
+            move |session| {
+                let db = session.connection;
+                let known = db.execute(
+                    "UPDATE request SET message = CASE refused WHEN 0 THEN ?3 ELSE message END, received = ?4
+                     WHERE account = ?1 AND key = ?2",
+                    params![request.account, request.key.0, request.message, request.received],
+                )?;
+                if known > 0 || is_blocked(db, &request.account, &request.key)? {
+                    return Ok(false);
+                }
+                db.execute(
+                    "DELETE FROM request WHERE account = ? AND refused = 0 AND received < ?",
+                    params![request.account, request.received - KEEP_REQUEST],
+                )?;
+                let open: i64 = db.query_row(
+                    "SELECT count(*) FROM request WHERE account = ? AND refused = 0",
+                    [&request.account],
+                    |row| row.get(0),
+                )?;
+                if open >= MAX_REQUESTS {
+                    return Ok(false);
+                }
+                db.execute(
+                    "INSERT INTO request (account, key, message, received, refused, claim) VALUES (?, ?, ?, ?, 0, ?)",
+                    params![request.account, request.key.0, request.message, request.received, request.claim],
+                )?;
+                Ok(true)
+            },
+            move |taken| done(taken.unwrap_or(false)),
+        );
+    }
+
+    /// A look-up told whether the address that a stranger claims leads to his key.
+    pub fn request_verified(&self, account: &str, key: PublicKey, verified: bool) {
+        let account = account.to_owned();
         self.record(move |session| {
-            let db = session.connection;
-            db.execute(
-                "INSERT INTO request (account, key, message, received, refused) VALUES (?, ?, ?, ?, ?)
-                 ON CONFLICT DO UPDATE SET message = excluded.message, received = excluded.received WHERE refused = 0",
-                params![request.account, request.key.0, request.message, request.received, request.refused],
-            )?;
-            db.execute(
-                "DELETE FROM request WHERE account = ?1 AND key IN
-                 (SELECT key FROM request WHERE account = ?1 ORDER BY received DESC LIMIT -1 OFFSET ?2)",
-                params![request.account, MAX_REQUESTS],
-            )?;
+            session
+                .connection
+                .prepare_cached("UPDATE request SET verified = ? WHERE account = ? AND key = ?")?
+                .execute(params![verified, account, key.0])?;
             Ok(())
         });
+    }
+
+    /// Gives a contact another nickname, or none. `Ok(None)`: it is no contact; `Ok(Some(false))`: the name is taken.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn rename_contact(
+        &self,
+        account: &str,
+        key: PublicKey,
+        nick: Option<String>,
+    ) -> Result<Option<bool>, StoreError> {
+        let account = account.to_owned();
+        self.call(move |session| {
+            let db = session.connection;
+            let taken: bool = db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM contact WHERE account = ? AND nick = ? AND key <> ?)",
+                params![account, nick, key.0],
+                |row| row.get(0),
+            )?;
+            if taken {
+                return Ok(Some(false));
+            }
+            let sql = "UPDATE contact SET nick = ? WHERE account = ? AND key = ?";
+            Ok((db.execute(sql, params![nick, account, key.0])? > 0).then_some(true))
+        })
+    }
+
+    /// Puts a key on the block list, at `seconds` since the epoch, and takes its request off the list of requests.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn block(&self, account: &str, key: PublicKey, seconds: i64) -> Result<(), StoreError> {
+        let account = account.to_owned();
+        self.call(move |session| {
+            let db = session.connection;
+            let sql = "INSERT INTO blocked (account, key, since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+            db.execute(sql, params![account, key.0, seconds])?;
+            db.execute("DELETE FROM request WHERE account = ? AND key = ?", params![account, key.0])?;
+            Ok(())
+        })
+    }
+
+    /// Takes a key off the block list; whether it was on it. Names that lead to it are looked up again.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn unblock(&self, account: &str, key: PublicKey) -> Result<bool, StoreError> {
+        let account = account.to_owned();
+        self.call(move |session| {
+            let now = (session.policy.now)();
+            let db = session.connection;
+            let removed = db.execute("DELETE FROM blocked WHERE account = ? AND key = ?", params![account, key.0])?;
+            let sql = "UPDATE name SET next_lookup = ? WHERE account = ? AND key = ?";
+            db.execute(sql, params![now, account, key.0])?;
+            session.events.push(Event::Names);
+            Ok(removed > 0)
+        })
     }
 
     /// Marks a request as refused, so that it does not come up again; whether it was there.
@@ -149,13 +252,48 @@ impl Store {
     pub fn refuse_request(&self, account: &str, key: PublicKey) -> Result<bool, StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
+            let db = session.connection;
             let sql = "UPDATE request SET refused = 1 WHERE account = ? AND key = ?";
-            Ok(session.connection.execute(sql, params![account, key.0])? > 0)
+            let refused = db.execute(sql, params![account, key.0])? > 0;
+            db.execute(
+                "DELETE FROM request WHERE account = ?1 AND refused = 1 AND key IN
+                 (SELECT key FROM request WHERE account = ?1 AND refused = 1 ORDER BY received DESC LIMIT -1 OFFSET ?2)",
+                params![account, MAX_REFUSED],
+            )?;
+            Ok(refused)
+        })
+    }
+}
+
+impl Request {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            account: row.get(0)?,
+            key: PublicKey(row.get(1)?),
+            message: row.get(2)?,
+            received: row.get(3)?,
+            refused: row.get(4)?,
+            claim: row.get(5)?,
+            verified: row.get(6)?,
         })
     }
 }
 
 impl Reader {
+    /// The request of one stranger.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn request(&self, account: &str, key: &PublicKey) -> rusqlite::Result<Option<Request>> {
+        self.connection
+            .prepare_cached(
+                "SELECT account, key, message, received, refused, claim, verified FROM request
+                 WHERE account = ? AND key = ?",
+            )?
+            .query_row(params![account, key.0], Request::read)
+            .optional()
+    }
+
     /// All contacts of one account or of all.
     ///
     /// # Errors
@@ -174,18 +312,20 @@ impl Reader {
     /// The store fails.
     pub fn requests(&self, account: Option<&str>) -> rusqlite::Result<Vec<Request>> {
         let mut rows = self.connection.prepare_cached(
-            "SELECT account, key, message, received, refused FROM request
+            "SELECT account, key, message, received, refused, claim, verified FROM request
              WHERE ?1 IS NULL OR account = ?1 ORDER BY received DESC",
         )?;
-        rows.query_map([account], |row| {
-            Ok(Request {
-                account: row.get(0)?,
-                key: PublicKey(row.get(1)?),
-                message: row.get(2)?,
-                received: row.get(3)?,
-                refused: row.get(4)?,
-            })
-        })?
-        .collect()
+        rows.query_map([account], Request::read)?.collect()
+    }
+
+    /// The blocked keys of one account or of all, and since when (seconds since the epoch).
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn blocked(&self, account: Option<&str>) -> rusqlite::Result<Vec<(String, PublicKey, i64)>> {
+        let mut rows = self.connection.prepare_cached(
+            "SELECT account, key, since FROM blocked WHERE ?1 IS NULL OR account = ?1 ORDER BY since",
+        )?;
+        rows.query_map([account], |row| Ok((row.get(0)?, PublicKey(row.get(1)?), row.get(2)?)))?.collect()
     }
 }

@@ -41,6 +41,10 @@ struct Link {
 /// The links that are up.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Dispatcher {
+    /// The last mail whose sender was told of the delay.
+    pub warned: i64,
+    /// When the next is to be told, in milliseconds of the queue clock.
+    pub warn_next: i64,
     links: HashMap<(String, PublicKey), Link>,
 }
 

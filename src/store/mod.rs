@@ -5,11 +5,13 @@
 //! fsync. A job's `done` runs only after its commit. Readers open connections of their own ([`Reader`]). `docs/store.md`
 //! tells every table and the states of a mail.
 //!
-//! Uses [`crate::engine::transfer`] for the types of a transfer, [`crate::mail`] and [`crate::identity`].
+//! Uses [`crate::engine::transfer`] for the types of a transfer, [`crate::engine::trust`] for what a look-up means, [`crate::mail`] and [`crate::identity`].
 
 mod bodies;
 mod contacts;
 mod dispatch;
+mod names;
+mod outcome;
 mod queue;
 mod received;
 mod schema;
@@ -21,8 +23,10 @@ mod tests;
 pub use bodies::{BodyFile, BodyWriter, EncodedBody};
 pub use contacts::{Contact, Request};
 pub use dispatch::Work;
+pub use names::{Accepted, Name, Offer, Pin, Settled};
 pub use queue::{
-    Bounce, Composer, Expired, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,
+    Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,
+    Report,
 };
 pub use received::{Received, Unpublished};
 pub use schema::Reader;

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::bodies::EncodedBody;
 use super::schema::Reader;
 use super::writer::{Event, Session, Store, StoreError};
-use crate::engine::schedule;
+use super::{names, outcome};
 use crate::engine::transfer::{
     Body, Digest, Digester, Encoding, MAX_RECIPIENTS, MailId, Outcome, Transfer, TransferRecipient,
 };
@@ -18,10 +18,6 @@ use crate::mail::status::Refusal;
 
 /// How much of the header section is kept for notices, in octets.
 pub const HEAD: usize = 16 * 1024;
-/// How long the MTA's handing a mail over twice is recognised, in milliseconds: twice Postfix's maximal_queue_lifetime.
-const ACCEPTED_AGE: i64 = 10 * 86_400_000;
-/// How many expired recipients are bounced in one transaction.
-const EXPIRE_BATCH: u32 = 100;
 
 /// What the operator has decided about the queue.
 pub struct Policy {
@@ -31,15 +27,28 @@ pub struct Policy {
     pub retry_min: u64,
     /// Longest wait, in milliseconds.
     pub retry_max: u64,
-    /// Composes the notice for a recipient that failed for good; `None` when none is to be sent.
+    /// After how long the sender of a mail that still waits is told, in milliseconds; 0: never.
+    pub delay_notice: i64,
+    /// Composes the notice for a recipient; `None` when none is to be sent.
     pub notice: Composer,
 }
 
 /// Composes the content of a notice.
-pub type Composer = Box<dyn Fn(&Bounce<'_>) -> Option<Vec<u8>> + Send + Sync>;
+pub type Composer = Box<dyn Fn(&Report<'_>) -> Option<Vec<u8>> + Send + Sync>;
 
-/// A recipient that failed for good.
-pub struct Bounce<'a> {
+/// What is told of a recipient (the `Action` of RFC 3464).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It failed for good.
+    Failed,
+    /// It still waits, at most until then, in milliseconds since the epoch.
+    Delayed(i64),
+}
+
+/// What the sender of a mail is to be told about one recipient.
+pub struct Report<'a> {
+    /// What became of it.
+    pub action: Action,
     /// Whose mail it was.
     pub account: &'a str,
     /// The mail's name in the queue.
@@ -60,14 +69,6 @@ pub struct Bounce<'a> {
     pub notify: Option<Notify>,
     /// Why.
     pub refusal: &'a Refusal,
-}
-
-/// A recipient that expired, and the row of its notice, if one was made.
-pub struct Expired {
-    /// Whose mail it was.
-    pub account: String,
-    /// Row of the notice.
-    pub notice: Option<i64>,
 }
 
 /// A transfer all of whose recipients have their answer on disk.
@@ -112,8 +113,8 @@ pub struct QueueLine {
     pub expires: i64,
     /// The forward-path.
     pub address: String,
-    /// The contact.
-    pub peer: PublicKey,
+    /// The contact; absent while the address leads to no accepted key.
+    pub peer: Option<PublicKey>,
     /// Name of the transfer.
     pub transfer: MailId,
     /// Whether it is being sent.
@@ -170,10 +171,8 @@ pub struct NewMail {
 pub struct NewRecipient {
     /// The forward-path as submitted.
     pub address: String,
-    /// The forward-path that the peer is given.
-    pub wire_address: String,
-    /// The contact.
-    pub peer: PublicKey,
+    /// Where it goes.
+    pub to: Destination,
     /// A new name for the transfer to that contact; used unless the mail has one for it already.
     pub transfer: MailId,
     /// `NOTIFY`
@@ -182,12 +181,26 @@ pub struct NewRecipient {
     pub orcpt: Option<String>,
 }
 
+/// Where a recipient is to be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// At a contact.
+    Peer {
+        /// The contact.
+        key: PublicKey,
+        /// The forward-path that it is given.
+        wire_address: String,
+    },
+    /// Where this address (in lower case) leads by the DNS, once a key is accepted for it.
+    Name(String),
+}
+
 fn notify_bits(notify: Option<Notify>) -> Option<i64> {
     let bit = |set: bool, bit: i64| if set { bit } else { 0 };
     notify.map(|n| bit(n.never, 1) | bit(n.success, 2) | bit(n.failure, 4) | bit(n.delay, 8))
 }
 
-fn notify_of(bits: Option<i64>) -> Option<Notify> {
+pub(super) fn notify_of(bits: Option<i64>) -> Option<Notify> {
     bits.map(|b| Notify { never: b & 1 != 0, success: b & 2 != 0, failure: b & 4 != 0, delay: b & 8 != 0 })
 }
 
@@ -244,8 +257,8 @@ impl Store {
     }
 
     /// Records what became of a recipient: its row goes or is due again later, and a notice is made where it must be.
-    pub fn outcome(&self, peer: PublicKey, transfer: MailId, index: u32, outcome: Outcome) {
-        self.record(move |session| record_outcome(session, &peer, &transfer, index, &outcome));
+    pub fn outcome(&self, peer: PublicKey, transfer: MailId, index: u32, result: Outcome) {
+        self.record(move |session| outcome::record(session, &peer, &transfer, index, &result));
     }
 
     /// Makes deferred recipients due now: all, those of one mail, of one account, of one contact. Returns how many.
@@ -267,6 +280,16 @@ impl Store {
                 params![now, queue_id, account, peer.map(|peer| peer.0)],
             )?;
             session.dispatcher.look_again();
+            // What waits for a name is looked up again.
+            let names = session.connection.execute(
+                "UPDATE name SET next_lookup = ?1 WHERE (account, address) IN
+                 (SELECT account, name FROM recipient WHERE peer IS NULL AND ?4 IS NULL AND (?3 IS NULL OR account = ?3)
+                  AND (?2 IS NULL OR mail IN (SELECT id FROM mail WHERE queue_id = ?2 OR mta_queue_id = ?2)))",
+                params![now, queue_id, account, peer.map(|peer| peer.0)],
+            )?;
+            if names > 0 {
+                session.events.push(Event::Names);
+            }
             Ok(changed as u64)
         })
     }
@@ -368,30 +391,36 @@ fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlit
         if ids[number].is_some() {
             continue;
         }
-        let transfer: Option<[u8; 16]> = db
-            .prepare_cached(
-                "SELECT transfer FROM recipient WHERE mail = ? AND peer = ? GROUP BY transfer
-                 HAVING max(state) = 0 AND count(*) < ? LIMIT 1",
-            )?
-            .query_row(params![row, recipient.peer.0, MAX_RECIPIENTS], |found| found.get(0))
-            .optional()?;
+        let (place, name) = match &recipient.to {
+            Destination::Peer { key, wire_address } => (names::Place::peer(*key, wire_address), None),
+            Destination::Name(name) => (names::place(session, &mail.account, name)?, Some(name)),
+        };
+        let transfer = match &place.peer {
+            Some(peer) => open_transfer(db, row, peer)?,
+            None => None,
+        };
+        let (status, text) = place.failure.unzip();
         db.prepare_cached(
             "INSERT INTO recipient (mail, number, account, peer, transfer, address, wire_address, bulk, state, attempts,
-             next_attempt, notify, orcpt) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
+             next_attempt, status, text, notify, orcpt, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             row,
             first + number as i64,
             mail.account,
-            recipient.peer.0,
-            transfer.unwrap_or(recipient.transfer.0),
+            place.peer.map(|peer| peer.0),
+            transfer.unwrap_or(recipient.transfer).0,
             recipient.address,
-            recipient.wire_address,
+            place.wire_address,
             bulk,
             now,
+            status,
+            text,
             notify_bits(recipient.notify),
             recipient.orcpt,
+            name,
         ])?;
+        let id = db.last_insert_rowid();
         if let Some(mta) = &mail.mta_queue_id {
             db.prepare_cached("INSERT INTO accepted (key, queue_id, at) VALUES (?, ?, ?)")?.execute(params![
                 accepted_key(mta, &recipient.address, &body.digest),
@@ -399,10 +428,24 @@ fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlit
                 now
             ])?;
         }
-        session.dispatcher.touch(&mail.account, &recipient.peer);
+        if let Some(peer) = &place.peer {
+            session.dispatcher.touch(&mail.account, peer);
+        } else if place.changed {
+            outcome::warn(session, id)?;
+        }
         ids[number] = Some(queue_id.clone());
     }
     Ok((ids.into_iter().flatten().collect(), used))
+}
+
+/// The transfer of this mail at this peer that one recipient more can join: none of it is being sent, and it has room.
+pub(super) fn open_transfer(db: &Connection, mail: i64, peer: &PublicKey) -> rusqlite::Result<Option<MailId>> {
+    db.prepare_cached(
+        "SELECT transfer FROM recipient WHERE mail = ? AND peer = ? GROUP BY transfer
+         HAVING max(state) = 0 AND count(*) < ? LIMIT 1",
+    )?
+    .query_row(params![mail, peer.0, MAX_RECIPIENTS], |found| Ok(MailId(found.get(0)?)))
+    .optional()
 }
 
 /// Takes up to `limit` transfers that are due, marks their recipients as being sent and counts the attempt.
@@ -415,6 +458,7 @@ pub(super) fn take_due(
     policy: &Policy,
     limit: u32,
 ) -> rusqlite::Result<Vec<Transfer>> {
+    names::hold_changed(db, account, peer)?;
     // A time further away than the longest wait is left from a clock that was wrong: due now.
     let beyond = now.saturating_add(i64::try_from(policy.retry_max).unwrap_or(i64::MAX));
     let mut due = db.prepare_cached(
@@ -459,179 +503,6 @@ pub(super) fn take_due(
         );
     }
     Ok(transfers)
-}
-
-/// A recipient's row with what log lines and notices need of its mail.
-struct Pending {
-    id: i64,
-    mail: i64,
-    account: String,
-    peer: PublicKey,
-    address: String,
-    attempts: u32,
-    notify: Option<Notify>,
-    orcpt: Option<String>,
-    queue_id: String,
-    mta_queue_id: Option<String>,
-    sender: String,
-    arrived: i64,
-    envid: Option<String>,
-}
-
-const PENDING: &str = "SELECT r.id, r.mail, r.account, r.peer, r.address, r.attempts, r.notify, r.orcpt, m.queue_id,
-    m.mta_queue_id, m.sender, m.arrived, m.envid FROM recipient r JOIN mail m ON m.id = r.mail";
-
-impl Pending {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            id: row.get(0)?,
-            mail: row.get(1)?,
-            account: row.get(2)?,
-            peer: PublicKey(row.get(3)?),
-            address: row.get(4)?,
-            attempts: row.get(5)?,
-            notify: notify_of(row.get(6)?),
-            orcpt: row.get(7)?,
-            queue_id: row.get(8)?,
-            mta_queue_id: row.get(9)?,
-            sender: row.get(10)?,
-            arrived: row.get(11)?,
-            envid: row.get(12)?,
-        })
-    }
-
-    /// A log line in the manner of Postfix.
-    fn line(&self, now: i64, dsn: &str, status: &str, text: &str) -> String {
-        let delay = (now - self.arrived).max(0) as f64 / 1000.0;
-        format!(
-            "{}: to=<{}>, relay=tox:{}, delay={delay:.2}, dsn={dsn}, status={status} ({text}), mta={}",
-            self.queue_id,
-            self.address,
-            self.peer.short(),
-            self.mta_queue_id.as_deref().unwrap_or("-"),
-        )
-    }
-
-    /// Removes the recipient, and the mail with it when it was the last.
-    fn remove(&self, session: &mut Session<'_>) -> rusqlite::Result<()> {
-        let db = session.connection;
-        db.prepare_cached("DELETE FROM recipient WHERE id = ?")?.execute([self.id])?;
-        let last: Option<Option<String>> = db
-            .prepare_cached(
-                "DELETE FROM mail WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipient WHERE mail = ?1)
-                 RETURNING body_file",
-            )?
-            .query_row([self.mail], |row| row.get(0))
-            .optional()?;
-        if let Some(body_file) = last {
-            session.unlink.extend(body_file);
-            session.log.push(format!("{}: removed", self.queue_id));
-        }
-        Ok(())
-    }
-
-    /// Makes the notice of a failure for good; its row, if one is due. In the same transaction as the removal: a notice
-    /// is on disk before its recipient is gone.
-    fn bounce(&self, session: &mut Session<'_>, refusal: &Refusal) -> rusqlite::Result<Option<i64>> {
-        let head: Vec<u8> = session
-            .connection
-            .prepare_cached("SELECT head FROM mail WHERE id = ?")?
-            .query_row([self.mail], |row| row.get(0))?;
-        let content = (session.policy.notice)(&Bounce {
-            account: &self.account,
-            queue_id: &self.queue_id,
-            sender: &self.sender,
-            head: &head,
-            arrived: self.arrived,
-            address: &self.address,
-            orcpt: self.orcpt.as_deref(),
-            envid: self.envid.as_deref(),
-            notify: self.notify,
-            refusal,
-        });
-        let Some(content) = content else { return Ok(None) };
-        session
-            .connection
-            .prepare_cached("INSERT INTO notice (account, content) VALUES (?, ?)")?
-            .execute(params![self.account, content])?;
-        Ok(Some(session.connection.last_insert_rowid()))
-    }
-}
-
-fn record_outcome(
-    session: &mut Session<'_>,
-    peer: &PublicKey,
-    transfer: &MailId,
-    index: u32,
-    outcome: &Outcome,
-) -> rusqlite::Result<()> {
-    let db = session.connection;
-    let now = (session.policy.now)();
-    let found = db
-        .prepare_cached(&format!("{PENDING} WHERE r.transfer = ? AND r.number = ? AND r.peer = ?"))?
-        .query_row(params![transfer.0, index, peer.0], Pending::read)
-        .optional()?;
-    // An answer that comes again after it was recorded changes nothing.
-    let Some(pending) = found else { return Ok(()) };
-    match outcome {
-        Outcome::Stored { duplicate } => {
-            let text = if *duplicate { "stored by an earlier attempt" } else { "stored in the recipient's mailbox" };
-            session.log.push(pending.line(now, "2.0.0", "sent", text));
-            pending.remove(session)?;
-        }
-        Outcome::Refused(refusal) if refusal.is_permanent() => {
-            session.log.push(pending.line(now, &refusal.status().to_string(), "bounced", refusal.text()));
-            if let Some(row) = pending.bounce(session, refusal)? {
-                session.events.push(Event::Notice(pending.account.clone(), row));
-            }
-            pending.remove(session)?;
-        }
-        Outcome::Refused(refusal) => {
-            let policy = session.policy;
-            let wait = schedule::retry_after(pending.attempts, policy.retry_min, policy.retry_max, pending.id as u64);
-            db.prepare_cached("UPDATE recipient SET state = 0, next_attempt = ?, status = ?, text = ? WHERE id = ?")?
-                .execute(params![
-                now.saturating_add(i64::try_from(wait).unwrap_or(i64::MAX)),
-                refusal.status().to_string(),
-                refusal.text(),
-                pending.id
-            ])?;
-            session.log.push(pending.line(now, &refusal.status().to_string(), "deferred", refusal.text()));
-            session.dispatcher.touch(&pending.account, peer);
-        }
-    }
-    let open: bool = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM recipient WHERE transfer = ?)")?
-        .query_row([transfer.0], |row| row.get(0))?;
-    if !open {
-        session.events.push(Event::Recorded(Recorded { account: pending.account, peer: *peer, transfer: *transfer }));
-    }
-    Ok(())
-}
-
-/// Bounces what has waited too long, and forgets what the MTA will not hand over again.
-pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<Vec<Expired>> {
-    let now = (session.policy.now)();
-    let late: Vec<Pending> = session
-        .connection
-        .prepare_cached(&format!("{PENDING} WHERE m.expires <= ? AND r.state = 0 LIMIT ?"))?
-        .query_map(params![now, EXPIRE_BATCH], Pending::read)?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut expired = Vec::with_capacity(late.len());
-    for pending in late {
-        let last: Option<String> = session
-            .connection
-            .prepare_cached("SELECT status || ' ' || text FROM recipient WHERE id = ?")?
-            .query_row([pending.id], |row| row.get(0))?;
-        let why = last.unwrap_or_else(|| "the recipient's agent was never online together with this one".to_owned());
-        let refusal = Refusal::permanent(4, 7, format!("the mail could not be delivered in time: {why}"));
-        session.log.push(pending.line(now, "5.4.7", "expired", refusal.text()));
-        let notice = pending.bounce(session, &refusal)?;
-        pending.remove(session)?;
-        expired.push(Expired { account: pending.account, notice });
-    }
-    session.connection.prepare_cached("DELETE FROM accepted WHERE at < ?")?.execute([now - ACCEPTED_AGE])?;
-    Ok(expired)
 }
 
 impl Reader {
@@ -714,7 +585,7 @@ impl Reader {
                 arrived: row.get(5)?,
                 expires: row.get(6)?,
                 address: row.get(7)?,
-                peer: PublicKey(row.get(8)?),
+                peer: row.get::<_, Option<[u8; 32]>>(8)?.map(PublicKey),
                 transfer: MailId(row.get(9)?),
                 sending: row.get::<_, i64>(10)? == 1,
                 attempts: row.get(11)?,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this program writes (`PRAGMA user_version`).
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
-const TABLES: &str = "
+const MAILS: &str = "
 CREATE TABLE mail (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue_id TEXT NOT NULL UNIQUE,
@@ -33,12 +33,15 @@ CREATE TABLE mail (
 CREATE INDEX mail_expires ON mail (expires);
 CREATE INDEX mail_summary ON mail (account, wire_size, arrived);
 CREATE INDEX mail_same ON mail (mta_queue_id, digest) WHERE mta_queue_id IS NOT NULL;
+";
+
+const RECIPIENTS: &str = "
 CREATE TABLE recipient (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     mail INTEGER NOT NULL REFERENCES mail (id),
     number INTEGER NOT NULL,       -- within the mail
     account TEXT NOT NULL,
-    peer BLOB NOT NULL,            -- public key
+    peer BLOB,                     -- public key; NULL while `name` leads to none that is accepted
     transfer BLOB NOT NULL,        -- mail id on the wire, the same for all recipients of this mail at this peer
     address TEXT NOT NULL,         -- forward-path as submitted
     wire_address TEXT NOT NULL,    -- forward-path that the peer is given
@@ -50,10 +53,16 @@ CREATE TABLE recipient (
     text TEXT,
     notify INTEGER,                -- bits: 1 never, 2 success, 4 failure, 8 delay
     orcpt TEXT,
+    name TEXT,                     -- row of `name` that says where this goes; NULL for addresses below tox.alt
+    warned INTEGER NOT NULL DEFAULT 0, -- 1 once the sender was told of the delay
     UNIQUE (mail, number)
 );
 CREATE INDEX recipient_due ON recipient (account, peer, state, bulk, next_attempt);
 CREATE INDEX recipient_transfer ON recipient (transfer);
+CREATE INDEX recipient_name ON recipient (account, name) WHERE name IS NOT NULL;
+";
+
+const OTHERS: &str = "
 CREATE TABLE accepted (            -- what the MTA handed over, to recognise it when it comes again
     key BLOB PRIMARY KEY,          -- hash of MTA queue id, recipient and digest
     queue_id TEXT NOT NULL,
@@ -96,8 +105,54 @@ CREATE TABLE request (             -- friend requests of strangers
     message TEXT NOT NULL,
     received INTEGER NOT NULL,
     refused INTEGER NOT NULL,
+    claim TEXT,                    -- the address that the stranger claims
+    verified INTEGER,              -- whether that leads, proved, to the key; NULL: not looked up
     PRIMARY KEY (account, key)
 ) WITHOUT ROWID;
+";
+
+const NAMES: &str = "
+CREATE TABLE name (                -- addresses looked up in the DNS
+    account TEXT NOT NULL,
+    address TEXT NOT NULL,         -- in lower case
+    key BLOB,                      -- the pinned public key; NULL while none is accepted
+    via INTEGER,                   -- of the pin: 0 the name's own record, 1 the domain's
+    method INTEGER,                -- of the pin: 0 tox1, 1 tox3, 2 told by the operator
+    secure INTEGER,                -- of the pin: 1 proved
+    first_seen INTEGER,            -- when it was pinned, seconds of the wall clock
+    last_seen INTEGER,             -- when a look-up last confirmed it
+    offer TEXT,                    -- a Tox ID that the name leads to and nobody has accepted: new, or changed
+    offer_via INTEGER,
+    offer_method INTEGER,
+    offer_secure INTEGER,
+    offer_since INTEGER,           -- seconds of the wall clock
+    status TEXT,                   -- why mail waits, or what went wrong with the last look-up
+    text TEXT,
+    attempts INTEGER NOT NULL,     -- look-ups in a row that told nothing
+    denials INTEGER NOT NULL,      -- of those: that found nothing, without a proof
+    next_lookup INTEGER,           -- milliseconds of the queue clock; NULL: when asked to
+    PRIMARY KEY (account, address)
+) WITHOUT ROWID;
+CREATE INDEX name_key ON name (account, key) WHERE key IS NOT NULL;
+CREATE INDEX name_due ON name (next_lookup) WHERE next_lookup IS NOT NULL;
+CREATE TABLE blocked (             -- keys whose mail and requests are not taken
+    account TEXT NOT NULL,
+    key BLOB NOT NULL,
+    since INTEGER NOT NULL,        -- seconds of the wall clock
+    PRIMARY KEY (account, key)
+) WITHOUT ROWID;
+";
+
+/// From version 1, which knew no names. A column that may be NULL only a new table gives.
+const FROM_1: &str = "
+ALTER TABLE recipient RENAME TO recipient_1;
+DROP INDEX recipient_due;
+DROP INDEX recipient_transfer;
+@RECIPIENTS@
+INSERT INTO recipient SELECT *, NULL, 0 FROM recipient_1;
+DROP TABLE recipient_1;
+ALTER TABLE request ADD COLUMN claim TEXT;
+ALTER TABLE request ADD COLUMN verified INTEGER;
 ";
 
 /// The database below the state directory.
@@ -120,12 +175,18 @@ pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
         0 => {
-            connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES].concat())?;
         }
+        1 => upgrade(&connection, &(FROM_1.replace("@RECIPIENTS@", RECIPIENTS) + NAMES))?,
         VERSION => {}
         newer => bail!("{} is of version {newer}, this program knows {VERSION}: do not downgrade", path.display()),
     }
     Ok(connection)
+}
+
+/// Changes the tables to those of this version, wholly or not at all.
+fn upgrade(connection: &Connection, steps: &str) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;"))
 }
 
 /// A connection that only reads; it sees what is committed.

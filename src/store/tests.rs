@@ -28,7 +28,11 @@ impl World {
             now: Box::new(move || clock.load(Ordering::Relaxed)),
             retry_min: 60_000,
             retry_max: 3_600_000,
-            notice: Box::new(|bounce| Some(format!("{}: {}", bounce.address, bounce.refusal).into_bytes())),
+            delay_notice: 600_000,
+            notice: Box::new(|report| {
+                let late = if report.action == Action::Failed { "" } else { "delayed " };
+                Some(format!("{late}{}: {}", report.address, report.refusal).into_bytes())
+            }),
         };
         let (sender, events) = mpsc::channel();
         let sink = move |event| sender.send(event).unwrap_or_default();
@@ -45,8 +49,7 @@ impl World {
         self.names += 1;
         let recipient = |address: &&str| NewRecipient {
             address: (*address).to_owned(),
-            wire_address: (*address).to_owned(),
-            peer: PEER,
+            to: Destination::Peer { key: PEER, wire_address: (*address).to_owned() },
             transfer: MailId([self.names; 16]),
             notify: None,
             orcpt: None,

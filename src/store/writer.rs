@@ -8,8 +8,9 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::dispatch::{Dispatcher, Work};
-use super::queue::{Expired, Policy, Recorded};
+use super::queue::{Policy, Recorded};
 use super::schema;
+use crate::identity::tox_id::ToxId;
 
 /// How many jobs share one commit at most.
 const BATCH: usize = 512;
@@ -58,6 +59,10 @@ pub enum Event {
     Recorded(Recorded),
     /// A notice waits for its mailbox: account and row.
     Notice(String, i64),
+    /// A look-up of a name may be due.
+    Names,
+    /// A contact was made for a name, or has a new Tox ID: friendship is to be asked of it, with this text.
+    Ask(String, ToxId, String),
 }
 
 /// What jobs work on: the open transaction, and what is to happen once it is committed.
@@ -275,10 +280,8 @@ fn transaction(
         session.connection.prepare_cached("RELEASE job")?.execute([])?;
         results.push(result.map_err(StoreError::from));
     }
-    for expired in super::queue::expire(&mut session)? {
-        let Expired { account, notice } = expired;
-        session.events.extend(notice.map(|row| Event::Notice(account, row)));
-    }
+    super::outcome::expire(&mut session)?;
+    super::outcome::warn_late(&mut session)?;
     let work = super::dispatch::fill(&mut session)?;
     session.events.extend(work.into_iter().map(Event::Work));
     let Session { events, log, unlink, .. } = session;

@@ -17,7 +17,7 @@ impl Backend for Fake {
         account.map_or(Ok(Vec::new()), |name| Err(Failure::NotFound(format!("no account {name}"))))
     }
     fn add_contact(&self, contact: NewContact) -> Result<Contact, Failure> {
-        Err(Failure::Invalid(contact.tox_id))
+        Err(Failure::Invalid(contact.tox_id.unwrap_or_default()))
     }
     fn remove_contact(&self, _: Option<&str>, who: &str) -> Result<(), Failure> {
         match who {
@@ -26,6 +26,30 @@ impl Backend for Fake {
             _ => return Err(Failure::Conflict(who.into())),
         }
         Ok(())
+    }
+    fn contact(&self, _: Option<&str>, who: &str) -> Result<ContactDetails, Failure> {
+        Err(Failure::NotFound(who.into()))
+    }
+    fn rename_contact(&self, _: Option<&str>, who: &str, nick: Option<String>) -> Result<Contact, Failure> {
+        Err(Failure::Conflict(format!("{who} {nick:?}")))
+    }
+    fn block(&self, account: Option<&str>, who: &str, blocked: bool) -> Result<(), Failure> {
+        Err(Failure::NotFound(format!("{account:?} {who} {blocked}")))
+    }
+    fn names(&self, _: Option<&str>) -> Result<Vec<Name>, Failure> {
+        Ok(Vec::new())
+    }
+    fn accept_key(&self, account: Option<&str>, address: &str) -> Result<Name, Failure> {
+        Err(Failure::NotFound(format!("{account:?} {address}")))
+    }
+    fn refresh(&self, account: Option<&str>, who: Option<&str>) -> Result<Refreshed, Failure> {
+        Err(Failure::NotFound(format!("{account:?} {who:?}")))
+    }
+    fn look_up(&self, address: &str) -> Result<Lookup, Failure> {
+        Err(Failure::Invalid(address.into()))
+    }
+    fn records(&self, _: Option<&str>) -> Result<Vec<Record>, Failure> {
+        Ok(Vec::new())
     }
     fn requests(&self, _: Option<&str>) -> Result<Vec<FriendRequest>, Failure> {
         Ok(Vec::new())

@@ -1,0 +1,367 @@
+//! Names: looks up what is due, has the store do what follows, and answers who asks whether an address is a key's.
+//!
+//! What is to be looked up and when is in the store, so that a restart changes nothing; what a finding means is decided by
+//! [`crate::engine::trust`]. Look-ups happen when a contact is made or refreshed, not for each mail.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::contacts::Contacts;
+use crate::config::Incoming;
+use crate::dns::{Report, Resolver};
+use crate::engine::trust::{Policy, Verdict};
+use crate::identity::name::finding::{Finding, Found, Proof};
+use crate::identity::name::record;
+use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::mail::address::Address;
+use crate::store::{Reader, Settled};
+
+/// How many look-ups run at a time.
+const AT_ONCE: u32 = 8;
+/// The longest pause between two looks at what is due.
+const LOOK: Duration = Duration::from_secs(60);
+/// How many look-ups of authors' addresses one contact may cause in an hour.
+const AUTHORS: usize = 10;
+const AUTHORS_PER: Duration = Duration::from_secs(3600);
+/// How long mail may be kept waiting for the look-up of its author's address.
+const AUTHOR_LIMIT: Duration = Duration::from_secs(10);
+
+/// How the agent uses names.
+pub struct Names {
+    /// Asks the DNS; absent where names are not looked up.
+    pub resolver: Option<Resolver>,
+    /// About answers without proof, and about new names.
+    pub policy: Policy,
+    /// Whose requests are accepted without asking.
+    pub incoming: Incoming,
+    /// How long until a pinned name is looked up again, in milliseconds; 0: only when asked to.
+    pub refresh: i64,
+    /// The contacts.
+    pub contacts: Contacts,
+    /// Their Tox IDs, by account.
+    pub ids: Vec<ToxId>,
+    /// For readers of the store.
+    pub state_dir: PathBuf,
+    /// Where look-ups run.
+    pub runtime: Runtime,
+    /// To be notified when something may be due.
+    pub wake: Arc<Notify>,
+    /// What was looked up for authors, by account and contact.
+    pub authors: Mutex<HashMap<(usize, PublicKey), Vec<Author>>>,
+}
+
+/// The answer to one question about an author's address.
+pub struct Author {
+    address: String,
+    at: Instant,
+    doubt: Option<&'static str>,
+}
+
+/// How an address of an account stands in the DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The address.
+    pub address: String,
+    /// The line for the zone; absent where the address is no name of the DNS.
+    pub record: Option<String>,
+    /// Whether it leads here.
+    pub correct: bool,
+    /// What was found, for people.
+    pub text: String,
+}
+
+impl Names {
+    /// Looks up `address`.
+    pub async fn look_up(&self, address: &Address) -> Report {
+        match &self.resolver {
+            Some(resolver) => resolver.look_up(address).await,
+            None => Report {
+                finding: Finding::Failed("names are not looked up: names.lookup is false, or a proxy is set".into()),
+                proof: "none",
+                steps: Vec::new(),
+            },
+        }
+    }
+
+    /// As [`Names::look_up`], for threads that may block.
+    pub fn look_up_now(&self, address: &Address) -> Report {
+        self.runtime.block_on(self.look_up(address))
+    }
+
+    /// Pins `address` to `key` if it leads there, proved by DNSSEC.
+    pub async fn pin_if_proved(self: Arc<Self>, account: usize, address: Address, key: PublicKey) {
+        let Some(found) = self.leads_to(&address, &key).await else { return };
+        let pinned = tokio::task::spawn_blocking(move || {
+            let settled = self.settled(account, &address);
+            if let Err(error) = self.contacts.store.confirm(settled, found) {
+                log::error!("cannot pin {address}: {error}");
+            }
+        });
+        let _ = pinned.await;
+    }
+
+    /// What the store needs besides a finding.
+    pub fn settled(&self, account: usize, address: &Address) -> Settled {
+        Settled {
+            account: self.contacts.directory.accounts()[account].name.clone(),
+            address: lower(address),
+            message: self.contacts.message(account, None),
+            now_s: self.contacts.now_s(),
+            refresh: self.refresh,
+        }
+    }
+
+    /// Looks up what is due and answers requests, until `stopped` holds true.
+    pub async fn run(
+        self: Arc<Self>,
+        mut asked: mpsc::Receiver<(usize, PublicKey)>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        if self.resolver.is_some() {
+            let names = self.clone();
+            tokio::spawn(async move { names.tell_published().await });
+        }
+        let mut running: JoinSet<()> = JoinSet::new();
+        loop {
+            let pause = self.start_due(&mut running).await;
+            tokio::select! {
+                _ = stopped.wait_for(|stop| *stop) => break,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                request = asked.recv() => match request {
+                    Some((account, key)) => {
+                        let names = self.clone();
+                        tokio::spawn(async move { names.answer(account, key).await });
+                    }
+                    None => break,
+                },
+            }
+        }
+        running.abort_all();
+    }
+
+    /// Starts the look-ups that are due, waits for them, and tells how long nothing is to be done.
+    async fn start_due(self: &Arc<Self>, running: &mut JoinSet<()>) -> Duration {
+        let due = {
+            let names = self.clone();
+            blocking(move || {
+                let now = names.contacts.clock.queue_ms();
+                let reader = Reader::open(&names.state_dir)?;
+                Ok((reader.due_names(now, AT_ONCE)?, reader.next_lookup()?.map(|next| next - now)))
+            })
+            .await
+        };
+        let (due, next) = match due {
+            Some(found) => found,
+            None => return LOOK,
+        };
+        let mut here = false;
+        for (account, address) in due {
+            // Those of an account that is not configured any more wait for it to come back.
+            let Some(at) = self.contacts.directory.account(&account) else { continue };
+            let Ok(address) = address.parse::<Address>() else { continue };
+            here = true;
+            let names = self.clone();
+            running.spawn(async move { names.settle(at, address).await });
+        }
+        while running.join_next().await.is_some() {}
+        if here {
+            return Duration::ZERO;
+        }
+        next.and_then(|wait| u64::try_from(wait).ok())
+            .filter(|wait| *wait > 0)
+            .map_or(LOOK, Duration::from_millis)
+            .min(LOOK)
+    }
+
+    /// Looks up one name and does what follows.
+    async fn settle(self: Arc<Self>, account: usize, address: Address) {
+        let report = self.look_up(&address).await;
+        let finding = self.not_own(account, &address, report.finding);
+        let blocking_part = move || {
+            let settled = self.settled(account, &address);
+            let name = settled.account.clone();
+            match self.contacts.store.settle(settled, finding, self.policy) {
+                Ok(Verdict::Ask(_, refusal)) => log::warn!("{name}: {}", refusal.text()),
+                Ok(Verdict::Changed(_, refusal)) => log::error!("{name}: {}", refusal.text()),
+                Ok(Verdict::Keep(text)) => log::warn!("{name}: {address} stays as it is: {text}"),
+                Ok(Verdict::Wait(refusal) | Verdict::Denied(refusal)) => log::warn!("{name}: {refusal}"),
+                Ok(Verdict::Same(_) | Verdict::Pin(_) | Verdict::Refuse(_)) => {}
+                Err(error) => log::error!("{name}: cannot record what {address} leads to: {error}"),
+            }
+        };
+        let _ = tokio::task::spawn_blocking(blocking_part).await;
+    }
+
+    /// A name of the account's own is no contact of it.
+    pub fn not_own(&self, account: usize, address: &Address, finding: Finding) -> Finding {
+        let own = self.contacts.directory.accounts()[account].key;
+        match finding {
+            Finding::Found(found) if found.id.key() == own => Finding::Nothing {
+                proved: true,
+                text: format!("{address} leads to this account itself: let the MTA deliver it here"),
+            },
+            finding => finding,
+        }
+    }
+
+    /// A stranger has asked: looks whether the address he claims is his, if that decides anything, and accepts him if so.
+    async fn answer(self: Arc<Self>, account: usize, key: PublicKey) {
+        if self.incoming == Incoming::Ask {
+            return;
+        }
+        let name = self.contacts.directory.accounts()[account].name.clone();
+        let names = self.clone();
+        let of = name.clone();
+        let request = blocking(move || Ok(Reader::open(&names.state_dir)?.request(&of, &key)?)).await.flatten();
+        let Some(request) = request else { return };
+        let claim = request.claim.and_then(|claim| claim.parse::<Address>().ok());
+        let verified = match &claim {
+            Some(address) => self.leads_to(address, &key).await,
+            None => None,
+        };
+        let accept = self.incoming == Incoming::All || verified.is_some();
+        let _ = tokio::task::spawn_blocking(move || {
+            if claim.is_some() {
+                self.contacts.store.request_verified(&name, key, verified.is_some());
+            }
+            if !accept {
+                return;
+            }
+            match self.contacts.accept(account, key, None) {
+                Ok(()) => log::info!("{name}: friend request of {key} accepted (names.incoming)"),
+                Err(error) => log::error!("{name}: cannot accept the friend request of {key}: {error}"),
+            }
+            if let (Some(found), Some(address)) = (verified, claim)
+                && let Err(error) = self.contacts.store.confirm(self.settled(account, &address), found)
+            {
+                log::error!("{name}: cannot pin {address}: {error}");
+            }
+        })
+        .await;
+    }
+
+    /// What `address` leads to, if that is `key`, proved by DNSSEC.
+    pub async fn leads_to(&self, address: &Address, key: &PublicKey) -> Option<Found> {
+        match self.look_up(address).await.finding {
+            Finding::Found(found) if found.id.key() == *key && found.proof == Proof::Secure => Some(found),
+            _ => None,
+        }
+    }
+
+    /// Why an author's address that is not pinned to the contact is none of the contact's; `None` if a look-up proves that
+    /// it is, which is then pinned. One contact causes a bounded number of look-ups, each answer is kept for an hour.
+    pub fn doubt(&self, account: usize, key: &PublicKey, address: &Address) -> Option<&'static str> {
+        const NOT_THIS: Option<&str> = Some("From is not an address of this peer");
+        if self.resolver.is_none() {
+            return NOT_THIS;
+        }
+        let (of, text) = (lower(address), lower(address).to_string());
+        {
+            let mut authors = self.authors.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = authors.entry((account, *key)).or_default();
+            known.retain(|author| author.at.elapsed() < AUTHORS_PER);
+            if let Some(author) = known.iter().find(|author| author.address == text) {
+                return author.doubt;
+            }
+            if known.len() >= AUTHORS {
+                return Some("From was not looked up, too many names from this peer");
+            }
+            // Noted before the answer is there, so that many mails at once ask once.
+            known.push(Author {
+                address: text.clone(),
+                at: Instant::now(),
+                doubt: Some("From is still being looked up"),
+            });
+        }
+        let looked_up = self.runtime.block_on(async { tokio::time::timeout(AUTHOR_LIMIT, self.look_up(&of)).await });
+        let doubt = match looked_up.map(|report| report.finding) {
+            Ok(Finding::Found(found)) if found.id.key() == *key && found.proof == Proof::Secure => {
+                match self.contacts.store.confirm(self.settled(account, &of), found) {
+                    Ok(crate::store::Accepted::Pinned) => None,
+                    Ok(crate::store::Accepted::OtherKey(_)) => Some("From is pinned to another key"),
+                    _ => NOT_THIS,
+                }
+            }
+            Ok(Finding::Found(found)) if found.id.key() == *key => Some("From leads to this peer, without DNSSEC"),
+            Ok(Finding::Found(_)) => Some("From leads to another key"),
+            Ok(Finding::Nothing { .. }) => NOT_THIS,
+            Ok(Finding::Failed(_)) | Err(_) => Some("From could not be looked up"),
+        };
+        let mut authors = self.authors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(author) =
+            authors.entry((account, *key)).or_default().iter_mut().find(|author| author.address == text)
+        {
+            author.doubt = doubt;
+        }
+        doubt
+    }
+
+    /// How the addresses of an account stand in the DNS.
+    pub async fn published(&self, account: usize) -> Vec<Published> {
+        let id = self.ids[account];
+        let addresses = self.contacts.directory.accounts()[account].reachable.clone();
+        let mut all = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let record = record::zone_line(&address, &id).ok();
+            let (correct, text) = match self.look_up(&address).await.finding {
+                Finding::Found(found) if found.id == id => {
+                    let signed = match found.proof {
+                        Proof::Secure => "signed",
+                        Proof::Insecure => "not signed: others must confirm the key by hand",
+                    };
+                    (true, format!("leads here ({}, {signed})", found.method))
+                }
+                Finding::Found(found) if found.id.key() == id.key() => {
+                    (false, "leads to this key with an old nospam: friend requests do not arrive".to_owned())
+                }
+                Finding::Found(found) => (false, format!("leads to another Tox ID, {}", found.id)),
+                Finding::Nothing { text, .. } | Finding::Failed(text) => (false, text),
+            };
+            all.push(Published { address: address.to_string(), record, correct, text });
+        }
+        all
+    }
+
+    /// At the start: what is published, in the log.
+    async fn tell_published(&self) {
+        for (account, own) in self.contacts.directory.accounts().iter().enumerate() {
+            for published in self.published(account).await.into_iter().filter(|published| published.record.is_some()) {
+                let Published { address, correct, text, .. } = published;
+                if correct {
+                    log::info!("{}: {address} {text}", own.name);
+                } else {
+                    log::info!("{}: {address} is not published: {text} (toxctl name record {})", own.name, own.name);
+                }
+            }
+        }
+    }
+}
+
+/// `address` with its local part in lower case too: a name of the DNS.
+pub fn lower(address: &Address) -> Address {
+    Address::new(&address.local().to_lowercase(), address.domain()).unwrap_or_else(|_| address.clone())
+}
+
+/// Runs what reads the store where it may block; `None`, with a log line, when that fails.
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> impl Future<Output = Option<T>> {
+    async {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(error)) => {
+                log::error!("cannot read the names: {error}");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! Names in the DNS: asks for the records by which an address leads to a Tox ID, and tells how far the answer is proved.
+//!
+//! Owns the resolver (hickory-resolver, always validating) and the order of the questions; what the records say is read by
+//! [`crate::identity::name`], and what follows from a finding is decided by [`crate::engine::trust`]. Nothing is cached: a
+//! name is looked up when a contact is made or refreshed, and then the present is wanted.
+//!
+//! One trap is shut here for good: a resolver that strips DNSSEC makes everything bogus, never merely "insecure".
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::proto::dnssec::{Proof as DnsProof, TrustAnchors};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, Record as DnsRecord, RecordType};
+
+use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
+use crate::identity::name::query::{self, Query};
+use crate::identity::name::record::{self, Record};
+use crate::identity::name::signature::{self, Verdict};
+use crate::identity::name::tox3;
+use crate::identity::tox_id::ToxId;
+use crate::mail::address::Address;
+
+/// How many CNAME records are followed.
+const MAX_CHAIN: usize = 8;
+/// The domains of the historic name services. Their owners changed; whoever has them now decides who a name is.
+const TOXME: [&str; 2] = ["toxme.se", "toxme.io"];
+
+/// How names are looked up.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The servers; empty: those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    /// DNSKEY records of the root, in a file, in place of the built-in ones.
+    pub trust_anchor: Option<std::path::PathBuf>,
+    /// How long one query may take.
+    pub timeout: Duration,
+    /// Whether `toxme.se` and `toxme.io` may be asked.
+    pub allow_toxme: bool,
+    /// What the operator knows of domains.
+    pub domains: Vec<Domain>,
+}
+
+/// Keys of a domain, from the configuration.
+#[derive(Debug, Clone)]
+pub struct Domain {
+    /// In lower case.
+    pub name: String,
+    /// X25519 key of its tox3 server.
+    pub tox3_key: Option<[u8; 32]>,
+    /// Ed25519 key that its records must be signed with.
+    pub sign_key: Option<[u8; 32]>,
+}
+
+/// One question of a look-up, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The name asked, absolute.
+    pub query: String,
+    /// The type asked for.
+    pub kind: &'static str,
+    /// What came back, for people: `answer`, `no such name`, `SERVFAIL`, …
+    pub outcome: String,
+    /// `secure`, `insecure`, `bogus`, or `none` where nothing came that could be proved.
+    pub proof: &'static str,
+    /// The texts of the TXT records.
+    pub records: Vec<String>,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// A whole look-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What it comes to.
+    pub finding: Finding,
+    /// The weakest proof that decided: as in [`Step::proof`].
+    pub proof: &'static str,
+    /// Each question.
+    pub steps: Vec<Step>,
+}
+
+/// Looks names up.
+pub struct Resolver {
+    inner: TokioResolver,
+    options: Options,
+    /// For each domain with a tox3 key, the state of its encrypted queries.
+    tox3: Mutex<Vec<(String, tox3::Client)>>,
+}
+
+/// What one TXT query brought.
+enum Answer {
+    Texts(Vec<Vec<u8>>, Proof),
+    Nothing { proved: bool, text: String },
+    Bogus,
+    Failed(String),
+}
+
+impl Resolver {
+    /// A resolver. Asks nothing yet. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The system's configuration or the trust anchor cannot be read.
+    pub fn new(options: Options) -> anyhow::Result<Self> {
+        let mut builder = if options.servers.is_empty() {
+            TokioResolver::builder_tokio().context("cannot read /etc/resolv.conf")?
+        } else {
+            let server = |at: &SocketAddr| {
+                let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
+                (udp.port, tcp.port) = (at.port(), at.port());
+                // With several servers, one that denies what another has is not believed at once.
+                NameServerConfig::new(at.ip(), options.servers.len() == 1, vec![udp, tcp])
+            };
+            let config = ResolverConfig::from_name_servers(options.servers.iter().map(server).collect());
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        let settings = builder.options_mut();
+        settings.timeout = options.timeout;
+        settings.attempts = 1;
+        settings.use_hosts_file = ResolveHosts::Never;
+        settings.case_randomization = true;
+        settings.preserve_intermediates = true;
+        settings.cache_size = 0;
+        settings.validate = true;
+        if let Some(path) = &options.trust_anchor {
+            builder = builder.with_trust_anchor(Arc::new(anchors(path)?));
+        }
+        let inner = builder.build().context("cannot make a resolver")?;
+        Ok(Self { inner, options, tox3: Mutex::new(Vec::new()) })
+    }
+
+    /// Looks up where `address` leads: its own name first, then its domain's. Never fails: what goes wrong is a finding.
+    pub async fn look_up(&self, address: &Address) -> Report {
+        let mut steps = Vec::new();
+        if TOXME.contains(&address.domain()) && !self.options.allow_toxme {
+            let text = format!(
+                "{} was a public name service that closed in 2016 to 2019: whoever owns the domain now would decide who \
+                 {address} is. Ask for the Tox ID (toxctl contact add TOX-ID), or set names.allow_toxme",
+                address.domain()
+            );
+            return Report { finding: Finding::Nothing { proved: true, text }, proof: "none", steps };
+        }
+        let own = match Query::of_address(address) {
+            Ok(query) => query,
+            Err(error) => {
+                let finding = Finding::Nothing { proved: true, text: format!("{address}: {error}") };
+                return Report { finding, proof: "none", steps };
+            }
+        };
+        let domain = self.options.domains.iter().find(|domain| domain.name == address.domain());
+        if let Some((domain, key)) = domain.and_then(|domain| Some((domain, domain.tox3_key?))) {
+            let (finding, proof) = self.ask_tox3(address, &domain.name, key, &mut steps).await;
+            return Report { finding, proof, steps };
+        }
+        let sign_key = domain.and_then(|domain| domain.sign_key);
+        let (first, proof) = self.ask(address, &own, Via::Name, sign_key, &mut steps).await;
+        let Finding::Nothing { proved: first_proved, text: first_text } = first else {
+            return Report { finding: first, proof, steps };
+        };
+        let whole = match Query::of_domain(address.domain()) {
+            Ok(query) => query,
+            Err(error) => {
+                let finding = Finding::Nothing { proved: first_proved, text: format!("{first_text}; {error}") };
+                return Report { finding, proof, steps };
+            }
+        };
+        let (second, second_proof) = self.ask(address, &whole, Via::Domain, sign_key, &mut steps).await;
+        match second {
+            // The denial of the name itself is part of the way to the domain's record.
+            Finding::Found(mut found) => {
+                if !first_proved {
+                    found.proof = Proof::Insecure;
+                }
+                Report { finding: Finding::Found(found), proof: word(found.proof), steps }
+            }
+            Finding::Nothing { proved, .. } => {
+                let proved = proved && first_proved;
+                let proof = if proved { "secure" } else { "insecure" };
+                Report { finding: Finding::Nothing { proved, text: first_text }, proof, steps }
+            }
+            failed @ Finding::Failed(_) => Report { finding: failed, proof: second_proof, steps },
+        }
+    }
+
+    async fn ask(
+        &self,
+        address: &Address,
+        query: &Query,
+        via: Via,
+        sign_key: Option<[u8; 32]>,
+        steps: &mut Vec<Step>,
+    ) -> (Finding, &'static str) {
+        let texts = match self.texts(query, steps).await {
+            Ok((Answer::Texts(texts, proof), _)) => (texts, proof),
+            Ok((Answer::Nothing { proved, text }, proof)) => return (Finding::Nothing { proved, text }, proof),
+            Ok((Answer::Bogus, proof)) => {
+                return (Finding::Failed(self.why_bogus(address.domain(), steps).await), proof);
+            }
+            Ok((Answer::Failed(text), proof)) => return (Finding::Failed(text), proof),
+            Err(text) => return (Finding::Nothing { proved: true, text }, "none"),
+        };
+        let (texts, proof) = texts;
+        let proved = proof == Proof::Secure;
+        let finding = match record::select(&texts) {
+            Ok(Some(Record::Tox1 { id, sign })) => match sign_key {
+                Some(key) => signed(address, query, &id, sign.as_deref(), &key).unwrap_or(Finding::Found(Found {
+                    id,
+                    via,
+                    method: Method::Tox1,
+                    proof,
+                })),
+                None => Finding::Found(Found { id, via, method: Method::Tox1, proof }),
+            },
+            Ok(Some(Record::Tox2 { .. })) => Finding::Nothing {
+                proved,
+                text: format!(
+                    "{query} is a tox2 record, which withholds part of the Tox ID behind a PIN: ask for the whole Tox ID \
+                     (toxctl contact add TOX-ID)"
+                ),
+            },
+            Ok(Some(Record::Tox3 { .. })) => Finding::Nothing {
+                proved,
+                text: format!("{query} is an encrypted tox3 record: the domain's key must be set in [[names.domain]]"),
+            },
+            Ok(Some(Record::DomainKey { .. }) | None) => {
+                Finding::Nothing { proved, text: format!("{query} has no Tox record") }
+            }
+            Err(error) => Finding::Failed(format!("{query}: {error}")),
+        };
+        (finding, word(proof))
+    }
+
+    /// Asks for TXT records. The error says why `query` is no name.
+    async fn texts(&self, query: &Query, steps: &mut Vec<Step>) -> Result<(Answer, &'static str), String> {
+        let name = absolute(&query.labels, &query.domain).map_err(|text| format!("{query}: {text}"))?;
+        let start = Instant::now();
+        // hickory's own limit counts for each attempt; this one for all of them, and the chain of keys.
+        let limit = self.options.timeout * 2;
+        let result = tokio::time::timeout(limit, self.inner.lookup(name.clone(), RecordType::TXT)).await;
+        let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (answer, outcome) = match result {
+            Err(_) => (Answer::Failed(format!("{query}: the DNS did not answer in time")), "timeout".to_owned()),
+            Ok(Ok(lookup)) => match collect(&name, lookup.answers()) {
+                Collected::Texts(texts, proof) => (Answer::Texts(texts, proof), "answer".to_owned()),
+                Collected::Nothing => (
+                    Answer::Nothing { proved: false, text: format!("{query} has no TXT record") },
+                    "no TXT record".to_owned(),
+                ),
+                Collected::Bogus => (Answer::Bogus, "bogus".to_owned()),
+            },
+            Ok(Err(error)) => failure(query, &error),
+        };
+        let (proof, records) = match &answer {
+            Answer::Texts(texts, proof) => {
+                (word(*proof), texts.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect())
+            }
+            Answer::Nothing { proved: true, .. } => ("secure", Vec::new()),
+            Answer::Nothing { proved: false, .. } => ("insecure", Vec::new()),
+            Answer::Bogus => ("bogus", Vec::new()),
+            Answer::Failed(_) => ("none", Vec::new()),
+        };
+        steps.push(Step { query: name.to_string(), kind: "TXT", outcome, proof, records, ms });
+        Ok((answer, proof))
+    }
+
+    /// Tells an attack or a broken zone from a resolver that passes no DNSSEC at all, by which everything is bogus.
+    async fn why_bogus(&self, domain: &str, steps: &mut Vec<Step>) -> String {
+        let start = Instant::now();
+        let root =
+            tokio::time::timeout(self.options.timeout * 2, self.inner.lookup(Name::root(), RecordType::SOA)).await;
+        let passes = matches!(&root, Ok(Ok(lookup))
+            if lookup.answers().iter().any(|record| record.proof == DnsProof::Secure));
+        steps.push(Step {
+            query: ".".into(),
+            kind: "SOA",
+            outcome: if passes { "answer" } else { "bogus" }.into(),
+            proof: if passes { "secure" } else { "bogus" },
+            records: Vec::new(),
+            ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+        if passes {
+            format!("the answer for {domain} is bogus: its DNSSEC signatures are missing, broken or forged")
+        } else {
+            "your resolver does not pass DNSSEC: set names.resolver to one that does (unbound, knot-resolver, or a public \
+             one)"
+                .to_owned()
+        }
+    }
+
+    /// The encrypted query of a domain whose server key is configured. What opens with that key is as good as signed.
+    async fn ask_tox3(
+        &self,
+        address: &Address,
+        domain: &str,
+        key: [u8; 32],
+        steps: &mut Vec<Step>,
+    ) -> (Finding, &'static str) {
+        let request = match self.tox3_request(address, domain, key) {
+            Ok(request) => request,
+            Err(text) => return (Finding::Failed(text), "none"),
+        };
+        let query = match request.query(domain) {
+            Ok(query) => query,
+            Err(error) => return (Finding::Failed(format!("{address}: {error}")), "none"),
+        };
+        let texts = match self.texts(&query, steps).await {
+            Ok((Answer::Texts(texts, _), _)) => texts,
+            // That a name is not there cannot be proved to whoever asks for an encrypted one.
+            Ok((Answer::Nothing { .. }, _)) => {
+                let text = format!("the tox3 server of {domain} knows no {address}");
+                return (Finding::Nothing { proved: false, text }, "none");
+            }
+            Ok((Answer::Bogus, _)) => return (Finding::Failed(self.why_bogus(domain, steps).await), "bogus"),
+            Ok((Answer::Failed(text), _)) => return (Finding::Failed(text), "none"),
+            Err(text) => return (Finding::Failed(text), "none"),
+        };
+        match record::select(&texts) {
+            Ok(Some(Record::Tox3 { sealed })) => match self.tox3_open(domain, &request, &sealed) {
+                Ok(id) => {
+                    let found = Found { id, via: Via::Name, method: Method::Tox3, proof: Proof::Secure };
+                    (Finding::Found(found), "secure")
+                }
+                Err(error) => {
+                    (Finding::Failed(format!("the tox3 reply of {domain} is not to be believed: {error}")), "bogus")
+                }
+            },
+            Ok(None) => {
+                let text = format!("the tox3 server of {domain} knows no {address}");
+                (Finding::Nothing { proved: false, text }, "none")
+            }
+            Ok(Some(_)) => (Finding::Failed(format!("{domain} did not answer with a tox3 record")), "none"),
+            Err(error) => (Finding::Failed(format!("{domain}: {error}")), "none"),
+        }
+    }
+
+    fn tox3_request(&self, address: &Address, domain: &str, key: [u8; 32]) -> Result<tox3::Request, String> {
+        let mut clients = self.tox3.lock().unwrap_or_else(PoisonError::into_inner);
+        for fresh in [false, true] {
+            let at = clients.iter().position(|(name, _)| name == domain);
+            let at = match at.filter(|_| !fresh) {
+                Some(at) => at,
+                None => {
+                    clients.retain(|(name, _)| name != domain);
+                    let mut random = zeroize::Zeroizing::new([0; 36]);
+                    getrandom::fill(&mut random[..]).map_err(|_| "the system has no randomness".to_owned())?;
+                    let mut secret = zeroize::Zeroizing::new([0; 32]);
+                    secret.copy_from_slice(&random[..32]);
+                    let counter = u32::from_le_bytes([random[32], random[33], random[34], random[35]]);
+                    clients.push((domain.to_owned(), tox3::Client::new(key, *secret, counter)));
+                    clients.len() - 1
+                }
+            };
+            match clients[at].1.request(&address.local().to_ascii_lowercase()) {
+                Ok(request) => return Ok(request),
+                // The counter has gone all the way round: a new key pair.
+                Err(tox3::RequestError::Exhausted) if !fresh => {}
+                Err(error) => return Err(format!("{address}: {error}")),
+            }
+        }
+        Err("no key pair for tox3".to_owned())
+    }
+
+    fn tox3_open(&self, domain: &str, request: &tox3::Request, sealed: &[u8; 54]) -> Result<ToxId, String> {
+        let clients = self.tox3.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = clients.iter().find(|(name, _)| name == domain).map(|(_, client)| client);
+        let client = client.ok_or_else(|| "its key pair was replaced".to_owned())?;
+        client.open(request, sealed).map_err(|error| error.to_string())
+    }
+}
+
+fn anchors(path: &Path) -> anyhow::Result<TrustAnchors> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read names.trust_anchor {shown}"))?;
+    let anchors: TrustAnchors = text
+        .parse()
+        .map_err(|error| anyhow::anyhow!("names.trust_anchor {shown} is no list of DNSKEY records: {error}"))?;
+    anyhow::ensure!(!anchors.is_empty(), "names.trust_anchor {shown} holds no DNSKEY record");
+    Ok(anchors)
+}
+
+/// With a configured signing key only a good signature counts; `None` if it is.
+fn signed(address: &Address, query: &Query, id: &ToxId, sign: Option<&[u8]>, key: &[u8; 32]) -> Option<Finding> {
+    let text = match sign.map(|sign| signature::verify(sign, key, &address.local().to_ascii_lowercase(), id)) {
+        Some(Verdict::Valid) => return None,
+        Some(Verdict::Stale) => "the signature belongs to an older record",
+        Some(Verdict::Invalid) => "the signature is not by the domain's configured key",
+        None => "the record is not signed, and names.domain has a sign_key for this domain",
+    };
+    Some(Finding::Failed(format!("{query}: {text}")))
+}
+
+fn word(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Secure => "secure",
+        Proof::Insecure => "insecure",
+    }
+}
+
+/// The name of `labels` below `domain`, absolute, or else the search list would be tried.
+fn absolute(labels: &[Vec<u8>], domain: &str) -> Result<Name, String> {
+    let below = Name::from_labels(labels.iter().map(Vec::as_slice)).map_err(|error| error.to_string())?;
+    // Full-width letters become plain ones here, and might make a name that is none of the DNS's.
+    let ascii = Name::from_utf8(domain).map_err(|error| error.to_string())?.to_ascii();
+    query::check_domain(ascii.trim_end_matches('.')).map_err(|error| error.to_string())?;
+    let domain = Name::from_utf8(domain).map_err(|error| error.to_string())?;
+    let mut name = below.append_domain(&domain).map_err(|error| error.to_string())?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+enum Collected {
+    Texts(Vec<Vec<u8>>, Proof),
+    Nothing,
+    Bogus,
+}
+
+/// The TXT records at the end of the CNAME chain from `name`, and the weakest proof of all records on the way. What else
+/// the answer holds is not looked at.
+fn collect(name: &Name, answers: &[DnsRecord]) -> Collected {
+    let mut owner = name.clone();
+    let mut weakest = DnsProof::Secure;
+    for _ in 0..=MAX_CHAIN {
+        let at_owner = || answers.iter().filter(|record| record.name == owner);
+        let texts: Vec<&DnsRecord> = at_owner().filter(|record| matches!(record.data, RData::TXT(_))).collect();
+        if !texts.is_empty() {
+            weakest = texts.iter().map(|record| record.proof).fold(weakest, Ord::min);
+            let proof = match weakest {
+                DnsProof::Secure => Proof::Secure,
+                DnsProof::Insecure => Proof::Insecure,
+                DnsProof::Bogus | DnsProof::Indeterminate => return Collected::Bogus,
+            };
+            let joined = texts.iter().filter_map(|record| match &record.data {
+                RData::TXT(text) => Some(text.txt_data.concat()),
+                _ => None,
+            });
+            return Collected::Texts(joined.collect(), proof);
+        }
+        let Some(alias) = at_owner().find(|record| matches!(record.data, RData::CNAME(_))) else { break };
+        weakest = weakest.min(alias.proof);
+        let RData::CNAME(target) = &alias.data else { break };
+        owner = target.0.clone();
+    }
+    Collected::Nothing
+}
+
+/// What an error means, and its name for people.
+fn failure(query: &Query, error: &NetError) -> (Answer, String) {
+    let nothing = |code: ResponseCode, proved: bool| {
+        let text = match code {
+            ResponseCode::NXDomain => format!("there is no {query} in the DNS"),
+            _ => format!("{query} has no TXT record"),
+        };
+        let outcome = if code == ResponseCode::NXDomain { "no such name" } else { "no TXT record" };
+        (Answer::Nothing { proved, text }, outcome.to_owned())
+    };
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => nothing(none.response_code, denial_proved(none)),
+        NetError::Dns(DnsError::Nsec { response, proof, .. }) if *proof != DnsProof::Bogus => {
+            nothing(response.response_code, *proof == DnsProof::Secure)
+        }
+        NetError::Dns(DnsError::DnssecBogus | DnsError::Nsec { .. }) => (Answer::Bogus, "bogus".to_owned()),
+        NetError::Dns(DnsError::ResponseCode(code)) => {
+            (Answer::Failed(format!("{query}: the DNS server says {code}")), code.to_string())
+        }
+        NetError::Timeout => (Answer::Failed(format!("{query}: the DNS did not answer in time")), "timeout".to_owned()),
+        other => (Answer::Failed(format!("{query}: {other}")), other.to_string()),
+    }
+}
+
+/// Whether all records that deny are proved.
+fn denial_proved(none: &NoRecords) -> bool {
+    let proofs = none.authorities.iter().flat_map(|records| records.iter()).map(|record| record.proof);
+    proofs.min() == Some(DnsProof::Secure)
+}
