@@ -527,9 +527,14 @@ fn check() {
         format!(
             "{path}: OK\n  host     h.example\n  lmtp     {show}/l (mails up to 50 MiB)\n  control  {show}/c\n  \
              queue    up to 10 GiB, mails expire after 5d\n  tox      UDP and TCP, bootstrap nodes: 1\n  \
-             account  a → {show}/M\n"
+             names    looked up, unsigned ones to be confirmed\n  account  a → {show}/M\n"
         )
     );
+    // With addresses, the agent that runs tells how they stand in the DNS, and what is to be published.
+    std::fs::write(&file, good.clone() + "addresses = ['a@b.example']\n").expect("write");
+    let shown = agent.good(&["check", "--config", path]);
+    let line = format!("to publish: alice._tox.example.org. 3600 IN TXT \"v=tox1;id={}\"\n", id(7));
+    assert!(shown.contains("alice@example.org: not published: there is no") && shown.contains(&line), "{shown}");
     std::fs::write(&file, good.replace("/M'", "/no/M'")).expect("write");
     let warned = agent.run(&["check", "--config", path]);
     assert_eq!(

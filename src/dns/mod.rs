@@ -470,7 +470,9 @@ fn failure(query: &Query, error: &NetError) -> (Answer, String) {
             (Answer::Failed(format!("{query}: the DNS server says {code}")), code.to_string())
         }
         NetError::Timeout => (Answer::Failed(format!("{query}: the DNS did not answer in time")), "timeout".to_owned()),
-        other => (Answer::Failed(format!("{query}: {other}")), other.to_string()),
+        other => {
+            (Answer::Failed(format!("{query}: the DNS server gave no proper answer ({other})")), other.to_string())
+        }
     }
 }
 

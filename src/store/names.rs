@@ -201,15 +201,16 @@ fn find(session: &Session<'_>, account: &str, address: &str) -> rusqlite::Result
         .optional()
 }
 
-/// Where a new recipient with this name stands. A name that is new is looked up.
-pub(super) fn place(session: &mut Session<'_>, account: &str, name: &str) -> rusqlite::Result<Place> {
+/// Where a new recipient with this name, as submitted, stands. A name that is new is looked up.
+pub(super) fn place(session: &mut Session<'_>, account: &str, name: &str, submitted: &str) -> rusqlite::Result<Place> {
     let known = find(session, account, name)?;
+    let looked_up = || ("4.4.3".to_owned(), format!("{name} is being looked up"));
     if let Some(Name { pin: Some(pin), offer: None, .. }) = &known {
         if super::contacts::is_blocked(session.connection, account, &pin.key)? {
             let failure = Some(("4.7.1".to_owned(), format!("the contact behind {name} is blocked here")));
-            return Ok(Place { peer: None, wire_address: name.to_owned(), failure, changed: false });
+            return Ok(Place { peer: None, wire_address: submitted.to_owned(), failure, changed: false });
         }
-        return Ok(Place::peer(pin.key, &wire_address(name, &pin.key, pin.via)));
+        return Ok(Place::peer(pin.key, &wire_address(submitted, &pin.key, pin.via)));
     }
     let Some(known) = known else {
         let now = (session.policy.now)();
@@ -220,14 +221,20 @@ pub(super) fn place(session: &mut Session<'_>, account: &str, name: &str) -> rus
             )?
             .execute(params![account, name, now])?;
         session.events.push(Event::Names);
-        let failure = Some(("4.4.3".to_owned(), format!("{name} is being looked up")));
-        return Ok(Place { peer: None, wire_address: name.to_owned(), failure, changed: false });
+        let failure = Some(looked_up());
+        return Ok(Place { peer: None, wire_address: submitted.to_owned(), failure, changed: false });
     };
     let changed = known.pin.is_some();
-    Ok(Place { peer: None, wire_address: name.to_owned(), failure: known.failure, changed })
+    Ok(Place {
+        peer: None,
+        wire_address: submitted.to_owned(),
+        failure: known.failure.or_else(|| Some(looked_up())),
+        changed,
+    })
 }
 
-/// Takes back what was queued for a peer under names whose key has changed since.
+/// Takes back what was queued for a peer under names whose key has changed since, out of the transfers it shared with
+/// recipients that are the peer's for other reasons.
 pub(super) fn hold_changed(db: &rusqlite::Connection, account: &str, peer: &PublicKey) -> rusqlite::Result<()> {
     let mut changed = db
         .prepare_cached("SELECT address, status, text FROM name WHERE account = ? AND key = ? AND offer IS NOT NULL")?;
@@ -237,7 +244,7 @@ pub(super) fn hold_changed(db: &rusqlite::Connection, account: &str, peer: &Publ
     for name in names {
         let (address, status, text) = name?;
         db.prepare_cached(
-            "UPDATE recipient SET peer = NULL, status = ?, text = ?
+            "UPDATE recipient SET peer = NULL, transfer = randomblob(16), status = ?, text = ?
              WHERE account = ? AND name = ? AND peer IS NOT NULL AND state = 0",
         )?
         .execute(params![status, text, account, address])?;

@@ -393,7 +393,7 @@ fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlit
         }
         let (place, name) = match &recipient.to {
             Destination::Peer { key, wire_address } => (names::Place::peer(*key, wire_address), None),
-            Destination::Name(name) => (names::place(session, &mail.account, name)?, Some(name)),
+            Destination::Name(name) => (names::place(session, &mail.account, name, &recipient.address)?, Some(name)),
         };
         let transfer = match &place.peer {
             Some(peer) => open_transfer(db, row, peer)?,
@@ -474,11 +474,11 @@ pub(super) fn take_due(
             continue;
         }
         let mut rows = db.prepare_cached(
-            "UPDATE recipient SET state = 1, attempts = attempts + 1 WHERE transfer = ? AND state = 0
+            "UPDATE recipient SET state = 1, attempts = attempts + 1 WHERE transfer = ? AND peer = ? AND state = 0
              RETURNING mail, number, wire_address",
         )?;
         let taken: Vec<(i64, u32, String)> = rows
-            .query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .query_map(params![name, peer.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let Some(&(mail, ..)) = taken.first() else { continue };
         let recipients = taken.into_iter().map(|(_, index, address)| TransferRecipient { index, address }).collect();

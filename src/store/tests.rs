@@ -6,7 +6,9 @@ use std::sync::mpsc::{self, Receiver};
 
 use super::*;
 use crate::engine::transfer::{MAX_RECIPIENTS, MailId, Outcome};
-use crate::identity::tox_id::PublicKey;
+use crate::engine::trust::{self, Verdict};
+use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
+use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::status::Refusal;
 
 const PEER: PublicKey = PublicKey([2; 32]);
@@ -17,6 +19,7 @@ struct World {
     store: Store,
     events: Receiver<Event>,
     names: u8,
+    transfers: AtomicI64,
 }
 
 impl World {
@@ -37,7 +40,13 @@ impl World {
         let (sender, events) = mpsc::channel();
         let sink = move |event| sender.send(event).unwrap_or_default();
         let (store, _) = Store::open(state.path(), policy, sink).expect("a store");
-        Self { state, now, store, events, names: 0 }
+        Self { state, now, store, events, names: 0, transfers: AtomicI64::new(1) }
+    }
+
+    fn transfer(&self) -> [u8; 16] {
+        let mut octets = [0; 16];
+        octets[..8].copy_from_slice(&self.transfers.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        octets
     }
 
     fn reader(&self) -> Reader {
@@ -47,10 +56,14 @@ impl World {
     /// Queues a mail; the queue id for each recipient.
     fn enqueue(&mut self, mta_queue_id: Option<&str>, body: &[u8], recipients: &[&str]) -> Vec<String> {
         self.names += 1;
+        let to = |address: &str| match address.ends_with("@tox.alt") {
+            true => Destination::Peer { key: PEER, wire_address: address.to_owned() },
+            false => Destination::Name(address.to_lowercase()),
+        };
         let recipient = |address: &&str| NewRecipient {
             address: (*address).to_owned(),
-            to: Destination::Peer { key: PEER, wire_address: (*address).to_owned() },
-            transfer: MailId([self.names; 16]),
+            to: to(address),
+            transfer: MailId(self.transfer()),
             notify: None,
             orcpt: None,
         };
@@ -76,9 +89,12 @@ impl World {
     }
 
     fn work(&self) -> Work {
-        match self.events.recv().expect("an event") {
-            Event::Work(work) => work,
-            other => panic!("{other:?} instead of work"),
+        loop {
+            match self.events.recv().expect("an event") {
+                Event::Work(work) => return work,
+                Event::Names | Event::Ask(..) | Event::Notice(..) => {}
+                other => panic!("{other:?} instead of work"),
+            }
         }
     }
 
@@ -198,4 +214,288 @@ fn a_received_mail_is_recorded_once_until_it_is_taken_back() {
     world.store.forget_unpublished(received.clone()).expect("no effect");
     assert_eq!(known(), Some(true));
     assert!(world.reader().unpublished().expect("read").is_empty());
+}
+
+/// What a look-up of `name` found, carried out with the default policy.
+fn settle(world: &World, name: &str, finding: Finding) -> Verdict {
+    world.store.settle(settled(name), finding, trust::Policy::default()).expect("the store answers")
+}
+
+fn settled(name: &str) -> Settled {
+    let address = name.parse().expect("an address");
+    Settled { account: "alice".into(), address, message: "hi".into(), now_s: 1000, refresh: 86_400_000 }
+}
+
+fn found(key: u8, nospam: u8, proof: Proof, via: Via) -> Found {
+    Found { id: ToxId::new(PublicKey([key; 32]), [nospam; 4]), via, method: Method::Tox1, proof }
+}
+
+fn secure(key: u8) -> Finding {
+    Finding::Found(found(key, 1, Proof::Secure, Via::Name))
+}
+
+/// State and wire address of each waiting recipient.
+fn waiting(world: &World) -> Vec<(Option<u8>, Option<String>)> {
+    let lines = world.reader().queue(None, "", 100).expect("a list");
+    lines.into_iter().map(|line| (line.peer.map(|peer| peer.0[0]), line.failure.map(|(status, _)| status))).collect()
+}
+
+fn notices(world: &World) -> Vec<String> {
+    world.settled();
+    let reader = world.reader();
+    let rows = reader.notices().expect("read").into_iter();
+    rows.map(|(row, _)| String::from_utf8(reader.notice(row).expect("read").expect("there").content).expect("text"))
+        .collect()
+}
+
+#[test]
+fn mail_to_a_new_name_waits_for_the_look_up_and_goes_to_the_contact_it_makes() {
+    let mut world = World::new();
+    world.enqueue(Some("M"), b"body", &["Bob@example.org", "bob@Example.org", "carol@example.net"]);
+    let asks = |events: Vec<Event>| events.into_iter().filter(|event| matches!(event, Event::Names)).count();
+    assert_eq!(asks(world.settled()), 2, "one for each name");
+    assert_eq!(world.reader().due_names(i64::MAX, 9).expect("read").len(), 2);
+    assert_eq!(
+        waiting(&world),
+        [(None, Some("4.4.3".into())), (None, Some("4.4.3".into())), (None, Some("4.4.3".into()))]
+    );
+
+    world.store.link_up("alice", PEER, 1, 10, 10);
+    assert!(matches!(settle(&world, "bob@example.org", secure(2)), Verdict::Pin(_)));
+    let events = world.settled();
+    let Some(Event::Ask(account, id, message)) = events.iter().find(|event| matches!(event, Event::Ask(..))) else {
+        panic!("no friend request in {events:?}")
+    };
+    assert_eq!((account.as_str(), id.key(), message.as_str()), ("alice", PEER, "hi"));
+    let Some(Event::Work(work)) = events.iter().find(|event| matches!(event, Event::Work(_))) else {
+        panic!("no work in {events:?}")
+    };
+    let addresses: Vec<_> = work.transfers.iter().map(|t| t.recipients.iter().map(|r| r.address.clone())).collect();
+    let addresses: Vec<Vec<String>> = addresses.into_iter().map(Iterator::collect).collect();
+    assert_eq!(addresses, [["Bob@example.org", "bob@Example.org"]], "one transfer for both");
+    let contacts = world.reader().contacts(Some("alice")).expect("read");
+    assert_eq!(contacts.iter().map(|contact| (contact.key, contact.accepted)).collect::<Vec<_>>(), [(PEER, false)]);
+
+    // From now on without a look-up.
+    world.enqueue(None, b"more", &["bob@example.org"]);
+    let work = world.settled().into_iter().find_map(|event| match event {
+        Event::Work(work) => Some(work.transfers.len()),
+        _ => None,
+    });
+    assert_eq!(work, Some(1));
+    assert_eq!(world.reader().addresses_of("alice", &PEER).expect("read"), ["bob@example.org".parse().expect("one")]);
+}
+
+#[test]
+fn the_record_of_a_domain_sends_the_name_of_the_mailbox_along() {
+    let mut world = World::new();
+    world.enqueue(None, b"body", &["Carol@example.org"]);
+    world.store.link_up("alice", PEER, 1, 10, 10);
+    settle(&world, "carol@example.org", Finding::Found(found(2, 1, Proof::Secure, Via::Domain)));
+    let address = world.work().transfers[0].recipients[0].address.clone();
+    assert_eq!(address, format!("Carol@{}.tox.alt", PEER.base32()));
+}
+
+#[test]
+fn an_unsigned_name_waits_for_the_operator_and_absent_ones_bounce_once_it_is_sure() {
+    let mut world = World::new();
+    let id = found(2, 1, Proof::Insecure, Via::Name);
+    world.enqueue(None, b"body", &["bob@plain.test"]);
+    assert!(matches!(settle(&world, "bob@plain.test", Finding::Found(id)), Verdict::Ask(..)));
+    let name = world.reader().name("alice", "bob@plain.test").expect("read").expect("there");
+    assert_eq!((name.pin, name.offer.map(|offer| offer.found), name.waiting), (None, Some(id), 1));
+    assert_eq!(waiting(&world), [(None, Some("4.7.1".into()))]);
+    assert!(world.reader().contacts(None).expect("read").is_empty(), "no contact before the operator says so");
+    assert_eq!(world.store.confirm(settled("bob@plain.test"), id).expect("the store answers"), Accepted::Pinned);
+    assert_eq!(waiting(&world), [(Some(2), None)]);
+
+    world.enqueue(None, b"body", &["nobody@plain.test", "none@signed.test"]);
+    let nothing = |proved| Finding::Nothing { proved, text: "no such name".into() };
+    assert!(matches!(settle(&world, "none@signed.test", nothing(true)), Verdict::Refuse(_)));
+    for _ in 1..trust::DENIALS {
+        assert!(matches!(settle(&world, "nobody@plain.test", nothing(false)), Verdict::Denied(_)));
+    }
+    assert!(matches!(settle(&world, "nobody@plain.test", Finding::Failed("SERVFAIL".into())), Verdict::Wait(_)));
+    for _ in 1..trust::DENIALS {
+        assert!(matches!(settle(&world, "nobody@plain.test", nothing(false)), Verdict::Denied(_)), "in a row");
+    }
+    assert_eq!(notices(&world), ["none@signed.test: 5.1.1 no such name"]);
+    assert!(matches!(settle(&world, "nobody@plain.test", nothing(false)), Verdict::Refuse(_)));
+    assert_eq!(notices(&world).len(), 2);
+    assert_eq!(world.reader().names(None).expect("read").len(), 1, "what bounced is forgotten");
+}
+
+#[test]
+fn a_changed_key_holds_all_mail_until_it_is_accepted() {
+    let mut world = World::new();
+    world.enqueue(None, b"first", &["bob@example.org"]);
+    settle(&world, "bob@example.org", secure(2));
+    world.store.rename_contact("alice", PEER, Some("bob".into())).expect("the store answers");
+    // Handed to a link, and not answered when the key changes.
+    world.store.link_up("alice", PEER, 1, 1, 0);
+    let sending = world.settled();
+    assert!(sending.iter().any(|event| matches!(event, Event::Work(_))), "{sending:?}");
+    world.enqueue(None, b"second", &["bob@example.org"]);
+
+    for _ in 0..2 {
+        let verdict = settle(&world, "bob@example.org", secure(3));
+        assert!(matches!(verdict, Verdict::Changed(..)), "{verdict:?}");
+    }
+    world.enqueue(None, b"third", &["bob@example.org"]);
+    assert_eq!(waiting(&world), [(Some(2), None), (None, Some("4.7.1".into())), (None, Some("4.7.1".into()))]);
+    // The link ends: what it had is not sent to the old key again.
+    world.store.link_down("alice", PEER);
+    world.store.link_up("alice", PEER, 2, 10, 10);
+    assert!(!world.settled().iter().any(|event| matches!(event, Event::Work(_))));
+    assert_eq!(waiting(&world).iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [None, None, None]);
+    let told = notices(&world);
+    assert_eq!(told.len(), 2, "one for each mail: {told:?}");
+    assert!(told.iter().all(|text| text.starts_with("delayed bob@example.org: 4.7.1 the key")), "{told:?}");
+    // No failure and no confirmation of the unconfirmed changes that, and neither does the operator's adding it.
+    settle(&world, "bob@example.org", Finding::Failed("SERVFAIL".into()));
+    settle(&world, "bob@example.org", Finding::Nothing { proved: true, text: "gone".into() });
+    let added = world.store.confirm(settled("bob@example.org"), found(3, 1, Proof::Secure, Via::Name));
+    assert_eq!(added.expect("the store answers"), Accepted::OtherKey(PEER));
+    assert_eq!(waiting(&world).iter().filter(|(peer, _)| peer.is_some()).count(), 0);
+    assert!(world.reader().addresses_of("alice", &PEER).expect("read").is_empty(), "whose it is, is open");
+
+    assert_eq!(world.store.accept_key(settled("bob@example.org")).expect("the store answers"), Accepted::Pinned);
+    assert_eq!(waiting(&world).iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [Some(3), Some(3), Some(3)]);
+    assert_eq!(world.store.accept_key(settled("bob@example.org")).expect("the store answers"), Accepted::NoOffer);
+    let contacts = world.reader().contacts(Some("alice")).expect("read");
+    let nick = |key: u8| contacts.iter().find(|contact| contact.key.0[0] == key).map(|contact| contact.nick.as_deref());
+    assert_eq!((nick(2), nick(3)), (Some(None), Some(Some("bob"))), "the nickname follows the name");
+}
+
+#[test]
+fn a_held_recipient_leaves_the_transfer_it_shared() {
+    let mut world = World::new();
+    world.enqueue(None, b"x", &["bob@example.org"]);
+    settle(&world, "bob@example.org", secure(2));
+    world.enqueue(None, b"body", &["bob@example.org", "bob@tox.alt"]);
+    settle(&world, "bob@example.org", secure(3));
+    world.store.link_up("alice", PEER, 1, 10, 10);
+    let work = world.work();
+    let recipients: Vec<_> = work.transfers.iter().flat_map(|t| &t.recipients).map(|r| r.address.as_str()).collect();
+    assert_eq!(recipients, ["bob@tox.alt"], "the old key gets what is its own");
+    world.store.outcome(PEER, work.transfers[0].id, 1, Outcome::Stored { duplicate: false });
+    assert!(world.settled().iter().any(|event| matches!(event, Event::Recorded(_))), "and that transfer has its end");
+}
+
+#[test]
+fn a_change_that_is_taken_back_releases_the_mail_and_a_new_nospam_is_taken() {
+    let mut world = World::new();
+    world.enqueue(None, b"first", &["bob@example.org"]);
+    settle(&world, "bob@example.org", secure(2));
+    settle(&world, "bob@example.org", secure(3));
+    assert_eq!(waiting(&world), [(None, Some("4.7.1".into()))]);
+    world.settled();
+    let verdict = settle(&world, "bob@example.org", Finding::Found(found(2, 9, Proof::Secure, Via::Name)));
+    assert!(matches!(verdict, Verdict::Same(_)), "{verdict:?}");
+    assert_eq!(waiting(&world), [(Some(2), None)]);
+    let asked = world.settled().into_iter().find_map(|event| match event {
+        Event::Ask(_, id, _) => Some(id),
+        _ => None,
+    });
+    assert_eq!(asked, Some(ToxId::new(PEER, [9; 4])), "friendship is asked with the new nospam");
+}
+
+#[test]
+fn a_blocked_key_gets_nothing_by_its_name() {
+    let mut world = World::new();
+    world.store.block("alice", PEER, 1).expect("the store answers");
+    world.enqueue(None, b"body", &["bob@example.org"]);
+    assert!(matches!(settle(&world, "bob@example.org", secure(2)), Verdict::Refuse(_)));
+    assert_eq!(notices(&world).len(), 1);
+    assert!(world.store.unblock("alice", PEER).expect("the store answers"));
+    world.enqueue(None, b"body", &["bob@example.org"]);
+    assert!(matches!(settle(&world, "bob@example.org", secure(2)), Verdict::Pin(_)));
+    // What waits when a contact is blocked waits on, until it is unblocked.
+    world.store.block("alice", PEER, 1).expect("the store answers");
+    world.enqueue(None, b"more", &["bob@example.org"]);
+    assert_eq!(waiting(&world)[1], (None, Some("4.7.1".into())));
+    world.store.unblock("alice", PEER).expect("the store answers");
+    settle(&world, "bob@example.org", secure(2));
+    assert_eq!(waiting(&world)[1], (Some(2), None));
+}
+
+#[test]
+fn senders_are_told_once_that_their_mail_waits() {
+    let mut world = World::new();
+    world.enqueue(None, b"first", &["bob@tox.alt"]);
+    world.now.fetch_add(300_000, Ordering::Relaxed);
+    world.enqueue(None, b"second", &["bob@tox.alt", "carol@example.org"]);
+    assert!(notices(&world).is_empty());
+    world.now.fetch_add(300_000, Ordering::Relaxed);
+    assert_eq!(notices(&world).len(), 1);
+    world.now.fetch_add(300_000, Ordering::Relaxed);
+    let told = notices(&world);
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0].starts_with("delayed bob@tox.alt: 4.4.1"), "{told:?}");
+    assert!(told[2].starts_with("delayed carol@example.org: 4.4.3 carol@example.org is being looked up"), "{told:?}");
+    world.now.fetch_add(3_000_000, Ordering::Relaxed);
+    assert_eq!(notices(&world).len(), 3, "once");
+}
+
+#[test]
+fn strangers_cannot_push_each_other_off_and_refusals_are_remembered() {
+    let world = World::new();
+    let request = |key: u8, number: u16, received: i64| {
+        let mut octets = [key; 32];
+        octets[..2].copy_from_slice(&number.to_be_bytes());
+        let (account, message) = ("alice".to_owned(), "hi".to_owned());
+        Request { account, key: PublicKey(octets), message, received, refused: false, claim: None, verified: None }
+    };
+    let put = |request: Request| {
+        let (sender, receiver) = mpsc::channel();
+        world.store.put_request(request, move |new| sender.send(new).expect("somebody waits"));
+        receiver.recv().expect("an answer")
+    };
+    let genuine = request(1, 1, 10);
+    assert!(put(genuine.clone()));
+    assert!(!put(genuine.clone()), "known already");
+    let flood = (0..500).filter(|number| put(request(9, *number, 20))).count();
+    assert_eq!(flood, 99);
+    let open = || world.reader().requests(Some("alice")).expect("read");
+    assert!(open().iter().any(|request| request.key == genuine.key), "the genuine one is still there");
+    assert!(world.store.refuse_request("alice", request(9, 3, 0).key).expect("the store answers"));
+    assert!(!put(request(9, 3, 30)), "refused for good");
+    assert!(open().iter().any(|other| other.key == request(9, 3, 0).key && other.refused));
+    world.store.block("alice", genuine.key, 1).expect("the store answers");
+    assert!(!put(genuine.clone()) && !open().iter().any(|request| request.key == genuine.key), "blocked");
+    // Nobody waits for an answer for ever: what is old makes room.
+    assert!(put(request(1, 2, 100 * 86_400)));
+}
+
+#[test]
+fn tables_of_version_1_are_brought_up_to_date_with_what_they_hold() {
+    let state = tempfile::tempdir().expect("a folder");
+    let old = rusqlite::Connection::open(state.path().join("queue.sqlite")).expect("a database");
+    old.execute_batch(include_str!("../../tests/data/queue-1.sql")).expect("the tables of version 1");
+    drop(old);
+    let policy = Policy {
+        now: Box::new(|| 2_000),
+        retry_min: 60_000,
+        retry_max: 3_600_000,
+        delay_notice: 0,
+        notice: Box::new(|_| None),
+    };
+    let (store, thread) = Store::open(state.path(), policy, |_| {}).expect("a store");
+    let reader = Reader::open(state.path()).expect("a reader");
+    let queue = reader.queue(None, "", 10).expect("a list");
+    assert_eq!(queue.len(), 1);
+    assert_eq!((queue[0].address.as_str(), queue[0].peer, queue[0].attempts), ("bob@tox.alt", Some(PEER), 3));
+    assert_eq!(reader.contacts(None).expect("read")[0].nick.as_deref(), Some("bob"));
+    let requests = reader.requests(None).expect("read");
+    assert_eq!((requests[0].message.as_str(), requests[0].claim.as_deref()), ("hello", None));
+    store.stop();
+    thread.join().expect("stopped");
+    let policy = Policy {
+        now: Box::new(|| 2_000),
+        retry_min: 60_000,
+        retry_max: 3_600_000,
+        delay_notice: 0,
+        notice: Box::new(|_| None),
+    };
+    Store::open(state.path(), policy, |_| {}).expect("again, as it is now");
 }

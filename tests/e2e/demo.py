@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The demo: two people, each with a private Postfix and a tox-agent, send each other mail over a private Tox network.
+"""The demo: people with a private Postfix and a tox-agent each send each other mail over a private Tox network.
 
-Exits with 0 and the last line `demo: 4 of 4 mails delivered` only if all mails came through, once each and byte for
+Exits with 0 and the last line `demo: 5 of 5 mails delivered` only if all mails came through, once each and byte for
 byte.
 """
 
@@ -21,6 +21,8 @@ from rig.bootstrap import Bootstrap
 from rig.dovecot import Dovecot
 from rig.mail import compare, find_in_maildir, header, sample_mail
 from rig.mutt import Mutt
+from rig.named import Named
+from rig.net import HOST
 from rig.postfix import Postfix
 from rig.sandbox import RigError, Sandbox
 from rig.wait import wait_for
@@ -29,7 +31,10 @@ ALICE = "alice@alice.example"
 BOB = "bob@bob.example"
 BOB_AT_TOX = "bob@tox.alt"  # the name alice gave to her contact
 
-MAILS = 4
+# Somebody alice has never met; her address leads to her by the DNS.
+CAROL = "carol@example.test"
+
+MAILS = 5
 MIB = 1024 * 1024
 
 _start = time.monotonic()
@@ -69,12 +74,16 @@ class Demo:
         self._large()
         self._while_stopped()
         self._reply()
+        self._by_name()
         self._nothing_left()
 
     def _set_up(self) -> None:
         bootstrap = Bootstrap(self._sandbox)
         say(f"Tox bootstrap node at {bootstrap.host}:{bootstrap.port}, key {bootstrap.key[:8]}…")
         binaries = install_programs(self._sandbox, self._binaries)
+        self.named = Named(self._sandbox)
+        say(f"a signed DNS root and its zone example.test, at {HOST}:{self.named.port}")
+        names = {"resolver": [f"{HOST}:{self.named.port}"], "trust_anchor": str(self.named.anchor)}
 
         def person(name: str, sender: str, route: str) -> Person:
             agent = Agent(
@@ -82,8 +91,9 @@ class Demo:
                 name,
                 binaries=binaries,
                 bootstrap=bootstrap,
-                addresses=[f"{name}@tox.example"],
+                addresses=[f"{name}@example.test"],
                 senders=[sender],
+                settings={"names": names},
             )
             say(f"{name}: tox-agent runs, Tox ID {agent.tox_id[:8]}…")
             postfix = Postfix(
@@ -93,6 +103,7 @@ class Demo:
                 route="pipe" if route == "pipe" else "lmtp",
                 lmtp_socket=agent.lmtp_socket,
                 program=binaries / "tox-transport",
+                domains=["example.test"],
             )
             say(f"{name}: Postfix runs, SMTP at 127.0.0.1:{postfix.port}, mail for tox.alt goes by {route}")
             mutt = Mutt(self._sandbox, f"{name}-mutt", sender=sender, sendmail=postfix.sendmail_command)
@@ -101,6 +112,16 @@ class Demo:
         # One route each, so that the demo shows both.
         self.alice = person("alice", ALICE, "lmtp")
         self.bob = person("bob", BOB, "pipe")
+        self.carol = Agent(
+            self._sandbox,
+            "carol",
+            binaries=binaries,
+            bootstrap=bootstrap,
+            addresses=[CAROL],
+            senders=["carol@carol.example"],
+            settings={"names": names},
+        )
+        say(f"carol: tox-agent runs, Tox ID {self.carol.tox_id[:8]}…")
 
     def _meet(self) -> None:
         for agent in (self.alice.agent, self.bob.agent):
@@ -109,16 +130,18 @@ class Demo:
         befriend(self.alice.agent, self.bob.agent, "Hello Bob, it is Alice")
         say("alice and bob are contacts, the mail link is up")
         self.dovecot = Dovecot(
-            self._sandbox, {"alice": self.alice.agent.maildir, "bob": self.bob.agent.maildir}, name="dovecot"
+            self._sandbox,
+            {agent.name: agent.maildir for agent in (self.alice.agent, self.bob.agent, self.carol)},
+            name="dovecot",
         )
-        say(f"Dovecot serves both Maildirs, IMAP at 127.0.0.1:{self.dovecot.port}")
+        say(f"Dovecot serves the Maildirs, IMAP at 127.0.0.1:{self.dovecot.port}")
 
     def _text(self) -> None:
         message_id = "<demo.1@alice.example>"
         text = "Hello Bob,\n\n.\n..two dots\nFrom here on: Grüße, trailing blanks  \n" + "a long line " * 200 + "\n"
         sent = self._compose("a text mail", text, message_id)
         self._send(1, "a text mail", sent)
-        self._arrived(1, self.bob, sent)
+        self._arrived(1, self.bob.agent, sent)
         printed = self.bob.mutt.print_message(self.bob.agent.maildir, message_id)
         require("Grüße" in printed, f"mutt shows the text of the mail, not:\n{printed}")
         say("1: bob reads it with mutt")
@@ -130,7 +153,7 @@ class Demo:
         size = 5 * MIB * 3 // 4 * 76 // 77
         sent = self._compose("5 MiB with an attachment", "See the attachment.\n", message_id, attachment_size=size)
         self._send(2, f"{len(sent) / MIB:.2f} MiB with an attachment", sent)
-        stored = self._arrived(2, self.bob, sent)
+        stored = self._arrived(2, self.bob.agent, sent)
         digests = [attachment_digest(mail) for mail in (sent, stored)]
         require(digests[0] == digests[1], "the attachment is the same")
         say(f"2: the attachment's SHA-256 is {digests[0][:16]}… on both sides")
@@ -151,7 +174,7 @@ class Demo:
         require(not find_in_maildir(self.bob.agent.maildir, message_id), "nothing arrives while bob's agent is stopped")
         self.bob.agent.start()
         say("3: bob's agent is started again")
-        self._arrived(3, self.bob, sent, timeout=240)
+        self._arrived(3, self.bob.agent, sent, timeout=240)
         self._done(3)
 
     def _reply(self) -> None:
@@ -162,23 +185,43 @@ class Demo:
         require(address in to, f"the reply goes to {address}, not to {to}")
         require(header(sent, "In-Reply-To") == "<demo.1@alice.example>", "the reply refers to the mail")
         self._taken(4, self.bob.postfix, sent, address)
-        self._arrived(4, self.alice, sent)
+        self._arrived(4, self.alice.agent, sent)
         self._done(4)
 
-    def _compose(self, subject: str, text: str, message_id: str, attachment_size: int = 0) -> bytes:
+    def _by_name(self) -> None:
+        self.named.publish("example.test", "carol._tox", f"v=tox1;id={self.carol.tox_id}")
+        records = self.carol.json("name", "record")
+        require(records[0]["correct"], f"carol's agent finds its own record: {records}")
+        say(f"5: carol publishes {CAROL} in the DNS: {records[0]['text']}")
+        sent = self._compose("to somebody new", "We have not met.\n", "<demo.5@alice.example>", to=CAROL)
+        self._send(5, f"a mail to {CAROL}, of whom nothing is known here,", sent, CAROL)
+        request = self.carol.wait_request(self.alice.agent.key)
+        name = next(name for name in self.alice.agent.json("name", "list") if name["address"] == CAROL)
+        require((name["state"], name["proof"]) == ("pinned", "secure"), f"the name is proved and pinned: {name}")
+        require(str(name["key"]) == self.carol.key, "the name leads to carol's key")
+        say(f"5: {CAROL} leads to carol's key, proved by DNSSEC; her agent has a friend request: {request['message']!r}")
+        require(not find_in_maildir(self.carol.maildir, message_id_of(sent)), "no mail before carol has accepted")
+        self.carol.ctl("request", "accept", self.alice.agent.key, "--nick", "alice")
+        say("5: carol accepts")
+        self._arrived(5, self.carol, sent)
+        self._done(5)
+
+    def _compose(
+        self, subject: str, text: str, message_id: str, attachment_size: int = 0, to: str = BOB_AT_TOX
+    ) -> bytes:
         return sample_mail(
             sender=f"Alice <{ALICE}>",
-            to=BOB_AT_TOX,
+            to=to,
             subject=subject,
             text=text,
             message_id=message_id,
             attachment_size=attachment_size,
         )
 
-    def _send(self, number: int, what: str, mail: bytes) -> None:
-        queue_id = self.alice.postfix.smtp(ALICE, [BOB_AT_TOX], mail)
+    def _send(self, number: int, what: str, mail: bytes, to: str = BOB_AT_TOX) -> None:
+        queue_id = self.alice.postfix.smtp(ALICE, [to], mail)
         say(f"{number}: alice submits {what} to Postfix, queue id {queue_id}")
-        self._taken(number, self.alice.postfix, mail, BOB_AT_TOX)
+        self._taken(number, self.alice.postfix, mail, to)
 
     def _taken(self, number: int, postfix: Postfix, mail: bytes, recipient: str) -> None:
         """Wait until the agent has taken the mail from Postfix."""
@@ -187,14 +230,14 @@ class Demo:
         require(status == "sent", f"the agent takes the mail; it is {status}, {code}, {text}")
         say(f"{number}: {postfix.name} logs status={status} ({text})")
 
-    def _arrived(self, number: int, to: Person, sent: bytes, timeout: float = 120) -> bytes:
+    def _arrived(self, number: int, to: Agent, sent: bytes, timeout: float = 120) -> bytes:
         """Wait for the mail in the Maildir, read it back by IMAP, and compare."""
-        name = to.agent.name
+        name = to.name
         message_id = message_id_of(sent)
 
         def probe() -> list[Path]:
-            to.agent.require_alive()
-            return find_in_maildir(to.agent.maildir, message_id)
+            to.require_alive()
+            return find_in_maildir(to.maildir, message_id)
 
         found = wait_for(f"mail {number} in the Maildir of {name}", lambda: probe() or None, timeout)
         say(f"{number}: in the Maildir of {name}, {found[0].stat().st_size} bytes")
@@ -209,8 +252,8 @@ class Demo:
         say(f"{number}: delivered")
 
     def _nothing_left(self) -> None:
-        counts = [len(self.dovecot.messages(name)) for name in ("bob", "alice")]
-        require(counts == [3, 1], f"bob has 3 mails and alice has 1, not {counts}")
+        counts = [len(self.dovecot.messages(name)) for name in ("bob", "alice", "carol")]
+        require(counts == [3, 1, 1], f"bob has 3 mails, alice has 1 and carol has 1, not {counts}")
         for person in (self.alice, self.bob):
             wait_for(f"empty queues of {person.agent.name}", person.has_empty_queues)
         say("every mail is there once, nothing is left in any queue")

@@ -95,6 +95,9 @@ class Agent:
                 "port_range": [self._ports[0], self._ports[-1]],
             },
         }
+        if "names" not in settings:
+            # The DNS of the machine is nobody's to ask.
+            sections["names"] = {"lookup": False}
         for section, keys in settings.items():
             sections[section] = {**sections.get(section, {}), **keys}
         lines = [f"state_dir = {text(str(self.state))}", f"hostname = {text(f'{self.name}.example')}", ""]

@@ -366,6 +366,9 @@ class Liar:
             def handle(self) -> None:
                 with contextlib.suppress(OSError):
                     while liar.mode != "truncated-no-tcp" and (query := _read_frame(self.request)) is not None:
+                        # A connection of an earlier mode may have waited for this query.
+                        if liar.mode == "truncated-no-tcp":
+                            break
                         for answer in liar._answer(query, tcp=True):
                             self.request.sendall(_framed(answer))
 

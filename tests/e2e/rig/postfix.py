@@ -43,7 +43,8 @@ postlog   unix-dgram n - n - 1 postlogd
 
 
 class Postfix:
-    """`domain` is its host name; mail for that domain, bounces too, comes to `inbox`. Nothing leaves but over Tox."""
+    """`domain` is its host name; mail for that domain, bounces too, comes to `inbox`. Nothing leaves but over Tox: mail
+    for tox.alt, and for `domains`, whose names the agent looks up."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Postfix:
         lmtp_socket: Path,
         program: Path | None = None,
         settings: Mapping[str, str] | None = None,
+        domains: Sequence[str] = (),
         start: bool = True,
     ) -> None:
         self.name = name
@@ -62,6 +64,7 @@ class Postfix:
         self.route = route
         self.port = free_port()
         self._sandbox = sandbox
+        self._domains = domains
         self.dir = sandbox.dir(name)
         self.etc = sandbox.dir(f"{name}/etc")
         self.spool = sandbox.dir(f"{name}/spool")
@@ -125,7 +128,10 @@ class Postfix:
             _MASTER_CF.format(host=HOST, port=self.port) + fragment("master.cf.fragment")
         )
         (self.etc / "tox_status").write_text(fragment("tox_status"))
-        (self.etc / "tox_transport").write_text(_routed(fragment("tox_transport"), self.route))
+        routed = _routed(fragment("tox_transport"), self.route)
+        way = next(line.split(None, 1)[1] for line in routed.splitlines() if line.startswith("tox.alt"))
+        more = "".join(f"{domain}\t{way}\n" for domain in self._domains)
+        (self.etc / "tox_transport").write_text(routed + more)
 
     def start(self) -> None:
         """Start it and wait until it takes mail."""
