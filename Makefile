@@ -1,7 +1,7 @@
 # toxmail: build, show, test. Programs come to target/release.
 #
 #   make          build the three programs
-#   make demo     four mails between two people over a private Tox network (root; installs what it needs by apt)
+#   make demo     five mails between people on a private Tox network (root; installs what it needs by apt)
 #   make test     all tests (root; likewise)
 #   make crash    the nothing-lost test at ten times the size: 3,000 mails, 300 kills
 #   make bench    measure, as a table and as target/bench.json
@@ -37,6 +37,7 @@ test-rust: deps-build deps-test
 	$(CARGO) test --locked
 
 test-e2e: deps-demo deps-test build
+	$(CARGO) build --locked --release --example tox3_server
 	TOXMAIL_BIN=$(abspath $(BIN)) $(PYTHON) -m unittest discover -s $(E2E)
 	$(PYTHON) $(E2E)/demo.py --bin $(BIN)
 
@@ -65,7 +66,7 @@ bindings-diff:
 	scripts/bindings | diff -u src/tox/sys.rs - || { echo "src/tox/sys.rs is not what the headers yield: make bindings" >&2; exit 1; }
 
 fuzz: deps-build
-	for target in lmtp wire link headers config; do \
+	for target in lmtp wire link headers config record; do \
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 || exit 1; \
 	done
 

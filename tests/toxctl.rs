@@ -397,9 +397,13 @@ fn names() {
     let agent = agent(0);
     assert_eq!(
         agent.good(&["name", "list"]),
-        "ACCOUNT  ADDRESS            STATE        KEY               PROOF   WAITING\n\
-         alice    carol@example.net  KEY CHANGED  0202020202020202  secure  2\n\
-         carol@example.net: the key has\\u{1b}[2J changed\n"
+        format!(
+            "ACCOUNT  ADDRESS            STATE        KEY               PROOF   WAITING\n\
+             alice    carol@example.net  KEY CHANGED  0202020202020202  secure  2\n\
+             carol@example.net: the key has\\u{{1b}}[2J changed\n\
+             carol@example.net: compare with its owner: {} (secure)\n",
+            id(3)
+        )
     );
     let found = agent.good(&["name", "lookup", "carol@example.net"]);
     assert!(found.starts_with("carol._tox.example.net. TXT: answer, insecure (3 ms)\n    v=tox1;\\u{1b}\n"), "{found}");

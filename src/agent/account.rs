@@ -446,7 +446,7 @@ impl AccountThread {
                     return;
                 }
                 let (message, claim) = request::read(&message);
-                let claim = claim.map(|address| address.to_string().to_lowercase());
+                let claim = claim.map(|address| address.lowered().to_string());
                 let request = Request {
                     account: self.name.clone(),
                     key,
@@ -457,11 +457,13 @@ impl AccountThread {
                     verified: None,
                 };
                 let (name, number, asked) = (self.name.clone(), self.number, self.shared.asked.clone());
-                self.shared.store.put_request(request, move |new| {
-                    if new {
+                self.shared.store.put_request(request, move |taken| {
+                    if taken.is_some() {
+                        let _ = asked.try_send((number, key));
+                    }
+                    if taken == Some(true) {
                         let claims = claim.map_or_else(String::new, |claim| format!(", who claims to be {claim}"));
                         log::info!("{name}: friend request from {key}{claims}: toxctl request list");
-                        let _ = asked.try_send((number, key));
                     } else {
                         log::debug!("{name}: friend request from {key} again");
                     }
@@ -528,6 +530,9 @@ impl AccountThread {
 
     fn ask(&mut self, id: ToxId, message: String) -> Result<(), String> {
         let key = id.key();
+        if self.shared.directory.is_blocked(self.number, &key) {
+            return Err("it is blocked".into());
+        }
         if self.connections.contains_key(&key) {
             return Ok(());
         }

@@ -210,7 +210,7 @@ impl Directory {
         recipient: &Address,
         has_name: impl Fn(&str, &str) -> bool,
     ) -> Result<(usize, Destination), Refusal> {
-        let name = recipient.to_string().to_lowercase();
+        let name = recipient.lowered().to_string();
         let wanted = self.sender(sender)?;
         let known = |at: &usize| has_name(&self.accounts[*at].name, &name);
         // Without look-ups only what the operator has pinned leads anywhere. Nobody's mail makes no contact.

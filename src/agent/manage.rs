@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::account::Command;
 use super::contacts::Contacts;
-use super::names::{self, Names};
+use super::names::Names;
 use crate::control::{Backend, Failure, api};
 use crate::engine::transfer::MailId;
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
@@ -177,7 +177,7 @@ fn shown_name(name: &store::Name) -> api::Name {
 
 fn address(text: &str) -> Result<Address, Failure> {
     let address: Address = text.trim().parse().map_err(|error| Failure::Invalid(format!("`{text}`: {error}")))?;
-    Ok(names::lower(&address))
+    Ok(address.lowered())
 }
 
 /// Checks a nickname and brings it into its form: lower case, good as the part before `@tox.alt`, and no key.
@@ -427,12 +427,24 @@ impl Backend for Manager {
             (None, None) => return Err(Failure::Invalid("a Tox ID or an address is needed".into())),
         };
         let other_key = |name: &Address, key: PublicKey| {
-            Failure::Conflict(format!("{name} is pinned to the key {key}: toxctl contact accept-key {name}"))
+            Failure::Conflict(format!(
+                "{name} is pinned to the key {key}: toxctl contact refresh {name}, compare the keys, then accept-key"
+            ))
         };
         if let Some(name) = &name {
-            let pinned = self.reader()?.name(&account, &name.to_string())?.and_then(|known| known.pin);
+            let known = self.reader()?.name(&account, &name.to_string())?;
+            let pinned = known.as_ref().and_then(|known| known.pin);
             if let Some(pin) = pinned.filter(|pin| pin.key != id.key()) {
                 return Err(other_key(name, pin.key));
+            }
+            // The operator has compared what the list shows; the DNS must not slip in another key meanwhile.
+            let offer = known.and_then(|known| known.offer).filter(|offer| offer.found.id.key() != id.key());
+            if let (Some(offer), true) = (offer, new.tox_id.is_none()) {
+                self.contacts.store.look_again(Some(account), Some(name.to_string()), None)?;
+                return Err(Failure::Conflict(format!(
+                    "{name} leads to {} now, no longer to {}: compare again (toxctl name list)",
+                    id, offer.found.id
+                )));
             }
         }
         let message = self.contacts.message(at, new.message.as_deref());

@@ -4,7 +4,6 @@
 //! [`crate::engine::trust`]. Look-ups happen when a contact is made or refreshed, not for each mail.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,9 +23,13 @@ use crate::mail::address::Address;
 use crate::store::{Reader, Settled};
 
 /// How many look-ups run at a time.
-const AT_ONCE: u32 = 8;
+const AT_ONCE: usize = 8;
+/// How long one look-up may take with all its questions; less than toxctl waits for an answer.
+const LIMIT: Duration = Duration::from_secs(25);
 /// The longest pause between two looks at what is due.
 const LOOK: Duration = Duration::from_secs(60);
+/// The pause after what a look-up found could not be recorded.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// How many look-ups of authors' addresses one contact may cause in an hour.
 const AUTHORS: usize = 10;
 const AUTHORS_PER: Duration = Duration::from_secs(3600);
@@ -80,13 +83,13 @@ pub struct Published {
 impl Names {
     /// Looks up `address`.
     pub async fn look_up(&self, address: &Address) -> Report {
+        let failed = |text: &str| Report { finding: Finding::Failed(text.into()), proof: "none", steps: Vec::new() };
         match &self.resolver {
-            Some(resolver) => resolver.look_up(address).await,
-            None => Report {
-                finding: Finding::Failed("names are not looked up: names.lookup is false, or a proxy is set".into()),
-                proof: "none",
-                steps: Vec::new(),
+            Some(resolver) => match tokio::time::timeout(LIMIT, resolver.look_up(address)).await {
+                Ok(report) => report,
+                Err(_) => failed("the DNS did not answer all questions in time"),
             },
+            None => failed("names are not looked up: names.lookup is false, or a proxy is set"),
         }
     }
 
@@ -111,7 +114,7 @@ impl Names {
     pub fn settled(&self, account: usize, address: &Address) -> Settled {
         Settled {
             account: self.contacts.directory.accounts()[account].name.clone(),
-            address: lower(address),
+            address: address.lowered(),
             message: self.contacts.message(account, None),
             now_s: self.contacts.now_s(),
             refresh: self.refresh,
@@ -129,12 +132,16 @@ impl Names {
             tokio::spawn(async move { names.tell_published().await });
         }
         let mut running: JoinSet<()> = JoinSet::new();
+        let mut under_way: HashMap<tokio::task::Id, (String, String)> = HashMap::new();
         loop {
-            let pause = self.start_due(&mut running).await;
+            let pause = self.start_due(&mut running, &mut under_way).await;
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => break,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
+                Some(ended) = running.join_next_with_id() => {
+                    under_way.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+                }
                 request = asked.recv() => match request {
                     Some((account, key)) => {
                         let names = self.clone();
@@ -147,38 +154,34 @@ impl Names {
         running.abort_all();
     }
 
-    /// Starts the look-ups that are due, waits for them, and tells how long nothing is to be done.
-    async fn start_due(self: &Arc<Self>, running: &mut JoinSet<()>) -> Duration {
-        let due = {
-            let names = self.clone();
-            blocking(move || {
-                let now = names.contacts.clock.queue_ms();
-                let reader = Reader::open(&names.state_dir)?;
-                Ok((reader.due_names(now, AT_ONCE)?, reader.next_lookup()?.map(|next| next - now)))
-            })
-            .await
-        };
-        let (due, next) = match due {
-            Some(found) => found,
-            None => return LOOK,
-        };
-        let mut here = false;
-        for (account, address) in due {
+    /// Starts look-ups that are due, as many as may run, and tells how long until the next one is.
+    async fn start_due(
+        self: &Arc<Self>,
+        running: &mut JoinSet<()>,
+        under_way: &mut HashMap<tokio::task::Id, (String, String)>,
+    ) -> Duration {
+        let names = self.clone();
+        let due = blocking(move || {
+            let now = names.contacts.clock.queue_ms();
+            let reader = Reader::open(&names.state_dir)?;
+            Ok((reader.due_names(now)?, reader.next_lookup(now)?.map(|next| next - now)))
+        });
+        let Some((due, next)) = due.await else { return LOOK };
+        for name in due {
+            if under_way.len() >= AT_ONCE {
+                break;
+            }
             // Those of an account that is not configured any more wait for it to come back.
-            let Some(at) = self.contacts.directory.account(&account) else { continue };
-            let Ok(address) = address.parse::<Address>() else { continue };
-            here = true;
+            let Some(at) = self.contacts.directory.account(&name.0) else { continue };
+            let Ok(address) = name.1.parse::<Address>() else { continue };
+            if under_way.values().any(|other| *other == name) {
+                continue;
+            }
             let names = self.clone();
-            running.spawn(async move { names.settle(at, address).await });
+            let task = running.spawn(async move { names.settle(at, address).await });
+            under_way.insert(task.id(), name);
         }
-        while running.join_next().await.is_some() {}
-        if here {
-            return Duration::ZERO;
-        }
-        next.and_then(|wait| u64::try_from(wait).ok())
-            .filter(|wait| *wait > 0)
-            .map_or(LOOK, Duration::from_millis)
-            .min(LOOK)
+        next.and_then(|wait| u64::try_from(wait).ok()).map_or(LOOK, Duration::from_millis).min(LOOK)
     }
 
     /// Looks up one name and does what follows.
@@ -194,10 +197,18 @@ impl Names {
                 Ok(Verdict::Keep(text)) => log::warn!("{name}: {address} stays as it is: {text}"),
                 Ok(Verdict::Wait(refusal) | Verdict::Denied(refusal)) => log::warn!("{name}: {refusal}"),
                 Ok(Verdict::Same(_) | Verdict::Pin(_) | Verdict::Refuse(_)) => {}
-                Err(error) => log::error!("{name}: cannot record what {address} leads to: {error}"),
+                Err(error) => {
+                    log::error!("{name}: cannot record what {address} leads to: {error}");
+                    return false;
+                }
             }
+            true
         };
-        let _ = tokio::task::spawn_blocking(blocking_part).await;
+        if tokio::task::spawn_blocking(blocking_part).await.unwrap_or(false) {
+            return;
+        }
+        // The name is due still: the DNS must not be asked as fast as the store can fail.
+        tokio::time::sleep(AFTER_FAILURE).await;
     }
 
     /// A name of the account's own is no contact of it.
@@ -221,15 +232,20 @@ impl Names {
         let names = self.clone();
         let of = name.clone();
         let request = blocking(move || Ok(Reader::open(&names.state_dir)?.request(&of, &key)?)).await.flatten();
-        let Some(request) = request else { return };
+        let Some(request) = request.filter(|request| !request.refused && request.verified.is_none()) else { return };
         let claim = request.claim.and_then(|claim| claim.parse::<Address>().ok());
-        let verified = match &claim {
-            Some(address) => self.leads_to(address, &key).await,
-            None => None,
+        let (verified, certain) = match &claim {
+            Some(address) => match self.look_up(address).await.finding {
+                Finding::Found(found) if found.id.key() == key && found.proof == Proof::Secure => (Some(found), true),
+                Finding::Found(_) | Finding::Nothing { proved: true, .. } => (None, true),
+                // When he asks again, it is looked up again.
+                Finding::Nothing { .. } | Finding::Failed(_) => (None, false),
+            },
+            None => (None, false),
         };
         let accept = self.incoming == Incoming::All || verified.is_some();
         let _ = tokio::task::spawn_blocking(move || {
-            if claim.is_some() {
+            if certain {
                 self.contacts.store.request_verified(&name, key, verified.is_some());
             }
             if !accept {
@@ -263,7 +279,7 @@ impl Names {
         if self.resolver.is_none() {
             return NOT_THIS;
         }
-        let (of, text) = (lower(address), lower(address).to_string());
+        let (of, text) = (address.lowered(), address.lowered().to_string());
         {
             let mut authors = self.authors.lock().unwrap_or_else(PoisonError::into_inner);
             let known = authors.entry((account, *key)).or_default();
@@ -295,11 +311,12 @@ impl Names {
             Ok(Finding::Nothing { .. }) => NOT_THIS,
             Ok(Finding::Failed(_)) | Err(_) => Some("From could not be looked up"),
         };
+        // What is proved is pinned from now on, and asked for here only once it is not any more.
+        let kept = doubt.or(Some("From was an address of this peer a short time ago"));
         let mut authors = self.authors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(author) =
-            authors.entry((account, *key)).or_default().iter_mut().find(|author| author.address == text)
-        {
-            author.doubt = doubt;
+        let known = authors.entry((account, *key)).or_default();
+        if let Some(author) = known.iter_mut().find(|author| author.address == text) {
+            author.doubt = kept;
         }
         doubt
     }
@@ -307,11 +324,12 @@ impl Names {
     /// How the addresses of an account stand in the DNS.
     pub async fn published(&self, account: usize) -> Vec<Published> {
         let id = self.ids[account];
-        let addresses = self.contacts.directory.accounts()[account].reachable.clone();
+        let addresses = &self.contacts.directory.accounts()[account].reachable;
+        let reports = futures_util::future::join_all(addresses.iter().map(|address| self.look_up(address))).await;
         let mut all = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let record = record::zone_line(&address, &id).ok();
-            let (correct, text) = match self.look_up(&address).await.finding {
+        for (address, report) in addresses.iter().zip(reports) {
+            let record = record::zone_line(address, &id).ok();
+            let (correct, text) = match report.finding {
                 Finding::Found(found) if found.id == id => {
                     let signed = match found.proof {
                         Proof::Secure => "signed",
@@ -345,23 +363,14 @@ impl Names {
     }
 }
 
-/// `address` with its local part in lower case too: a name of the DNS.
-pub fn lower(address: &Address) -> Address {
-    Address::new(&address.local().to_lowercase(), address.domain()).unwrap_or_else(|_| address.clone())
-}
-
 /// Runs what reads the store where it may block; `None`, with a log line, when that fails.
-fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> impl Future<Output = Option<T>> {
-    async {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(value)) => Some(value),
-            Ok(Err(error)) => {
-                log::error!("cannot read the names: {error}");
-                None
-            }
-            Err(_) => None,
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Some(value),
+        Ok(Err(error)) => {
+            log::error!("cannot read the names: {error}");
+            None
         }
+        Err(_) => None,
     }
 }

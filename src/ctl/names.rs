@@ -45,6 +45,10 @@ pub(super) fn list(out: &mut dyn Write, names: &[Name]) -> io::Result<()> {
         if let Some(text) = &name.text {
             writeln!(out, "{}: {}", clean(&name.address), clean(text))?;
         }
+        if let Some(offer) = &name.offer {
+            let (id, proof) = (clean(&offer.tox_id), clean(&offer.proof));
+            writeln!(out, "{}: compare with its owner: {id} ({proof})", clean(&name.address))?;
+        }
     }
     Ok(())
 }

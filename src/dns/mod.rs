@@ -14,11 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::dnssec::{Proof as DnsProof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record as DnsRecord, RecordType};
+
+use tokio::time::error::Elapsed;
 
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::name::query::{self, Query};
@@ -245,6 +248,7 @@ impl Resolver {
         let limit = self.options.timeout * 2;
         let result = tokio::time::timeout(limit, self.inner.lookup(name.clone(), RecordType::TXT)).await;
         let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let result = self.without_alias(&name, result).await;
         let (answer, outcome) = match result {
             Err(_) => (Answer::Failed(format!("{query}: the DNS did not answer in time")), "timeout".to_owned()),
             Ok(Ok(lookup)) => match collect(&name, lookup.answers()) {
@@ -268,6 +272,32 @@ impl Resolver {
         };
         steps.push(Step { query: name.to_string(), kind: "TXT", outcome, proof, records, ms });
         Ok((answer, proof))
+    }
+
+    /// A proof that nothing is there may be one about another name, to which an alias led that nobody has proved. So a denial
+    /// counts as proved only if it is also proved that the name is no alias, or the alias itself is proved.
+    async fn without_alias(
+        &self,
+        name: &Name,
+        result: Result<Result<Lookup, NetError>, Elapsed>,
+    ) -> Result<Result<Lookup, NetError>, Elapsed> {
+        let Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) = &result else { return result };
+        if !denial_proved(none) {
+            return result;
+        }
+        let alias =
+            tokio::time::timeout(self.options.timeout * 2, self.inner.lookup(name.clone(), RecordType::CNAME)).await;
+        let proved = match &alias {
+            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => denial_proved(none),
+            Ok(Ok(lookup)) => lookup.answers().iter().all(|record| record.proof == DnsProof::Secure),
+            _ => return alias,
+        };
+        if proved {
+            return result;
+        }
+        let mut none = none.clone();
+        none.authorities = None;
+        Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none))))
     }
 
     /// Tells an attack or a broken zone from a resolver that passes no DNSSEC at all, by which everything is bogus.

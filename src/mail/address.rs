@@ -78,6 +78,11 @@ impl Address {
         &self.domain
     }
 
+    /// With the local part in lower case too, as far as it is ASCII: how names are written in the DNS and compared there.
+    pub fn lowered(&self) -> Self {
+        Self { local: self.local.to_ascii_lowercase(), domain: self.domain.clone() }
+    }
+
     /// Whether both name the same mailbox of ours: the local part compared without regard to ASCII case.
     pub fn matches(&self, other: &Address) -> bool {
         self.domain == other.domain && self.local.eq_ignore_ascii_case(&other.local)

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::Reader;
-use super::writer::{Event, Store, StoreError};
+use super::writer::{Store, StoreError};
 use crate::identity::tox_id::{PublicKey, ToxId};
 
 /// How many open requests of strangers an account keeps. No new one is taken then: to let it push out an old one would
@@ -121,6 +121,13 @@ impl Store {
         let account = account.to_owned();
         self.call(move |session| {
             let db = session.connection;
+            // What is held waits until somebody says where it goes, and does not go where the DNS says meanwhile.
+            db.execute(
+                "UPDATE recipient SET status = '4.7.1', text = 'its contact was removed: toxctl contact add ' || name
+                 WHERE account = ?1 AND peer IS NULL AND name IN
+                 (SELECT address FROM name WHERE account = ?1 AND key = ?2)",
+                params![account, key.0],
+            )?;
             db.execute("DELETE FROM name WHERE account = ? AND key = ?", params![account, key.0])?;
             let removed = db.execute("DELETE FROM contact WHERE account = ? AND key = ?", params![account, key.0])?;
             Ok(removed > 0)
@@ -140,18 +147,25 @@ impl Store {
     }
 
     /// A stranger asks. Of one who was refused nothing changes; of the others the last message is kept. `done` hears
-    /// whether it is new and was taken.
-    pub fn put_request(&self, request: Request, done: impl FnOnce(bool) + Send + 'static) {
+    /// whether it is new, or nothing where it was not taken.
+    pub fn put_request(&self, request: Request, done: impl FnOnce(Option<bool>) + Send + 'static) {
         self.submit(
             move |session| {
                 let db = session.connection;
-                let known = db.execute(
-                    "UPDATE request SET message = CASE refused WHEN 0 THEN ?3 ELSE message END, received = ?4
-                     WHERE account = ?1 AND key = ?2",
-                    params![request.account, request.key.0, request.message, request.received],
-                )?;
-                if known > 0 || is_blocked(db, &request.account, &request.key)? {
-                    return Ok(false);
+                if is_blocked(db, &request.account, &request.key)? {
+                    return Ok(None);
+                }
+                let refused: Option<bool> = db
+                    .prepare_cached(
+                        "UPDATE request SET message = CASE refused WHEN 0 THEN ?3 ELSE message END, received = ?4
+                         WHERE account = ?1 AND key = ?2 RETURNING refused",
+                    )?
+                    .query_row(params![request.account, request.key.0, request.message, request.received], |row| {
+                        row.get(0)
+                    })
+                    .optional()?;
+                if let Some(refused) = refused {
+                    return Ok((!refused).then_some(false));
                 }
                 db.execute(
                     "DELETE FROM request WHERE account = ? AND refused = 0 AND received < ?",
@@ -163,15 +177,15 @@ impl Store {
                     |row| row.get(0),
                 )?;
                 if open >= MAX_REQUESTS {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 db.execute(
                     "INSERT INTO request (account, key, message, received, refused, claim) VALUES (?, ?, ?, ?, 0, ?)",
                     params![request.account, request.key.0, request.message, request.received, request.claim],
                 )?;
-                Ok(true)
+                Ok(Some(true))
             },
-            move |taken| done(taken.unwrap_or(false)),
+            move |taken| done(taken.unwrap_or(None)),
         );
     }
 
@@ -228,19 +242,16 @@ impl Store {
         })
     }
 
-    /// Takes a key off the block list; whether it was on it. Names that lead to it are looked up again.
+    /// Takes a key off the block list; whether it was on it. Mail that waited for that goes on.
     ///
     /// # Errors
     /// The store fails.
     pub fn unblock(&self, account: &str, key: PublicKey) -> Result<bool, StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
-            let now = (session.policy.now)();
             let db = session.connection;
             let removed = db.execute("DELETE FROM blocked WHERE account = ? AND key = ?", params![account, key.0])?;
-            let sql = "UPDATE name SET next_lookup = ? WHERE account = ? AND key = ?";
-            db.execute(sql, params![now, account, key.0])?;
-            session.events.push(Event::Names);
+            super::names::release_all(session, &account, &key)?;
             Ok(removed > 0)
         })
     }

@@ -18,8 +18,8 @@ use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::address::Address;
 use crate::mail::status::Refusal;
 
-/// How long a name without pin and without mail is remembered after its last look-up, in milliseconds.
-const KEEP: i64 = 86_400_000;
+/// The shortest time between look-ups that find nothing, in milliseconds: an outage must not look like an absence.
+const DENIAL_WAIT: i64 = 30 * 60_000;
 
 /// The key that was accepted for a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,8 +233,8 @@ pub(super) fn place(session: &mut Session<'_>, account: &str, name: &str, submit
     })
 }
 
-/// Takes back what was queued for a peer under names whose key has changed since, out of the transfers it shared with
-/// recipients that are the peer's for other reasons.
+/// Takes back what was queued for a peer under names whose key has changed since. It keeps its mail id: should the change
+/// be taken back, the peer must recognise what it was offered before.
 pub(super) fn hold_changed(db: &rusqlite::Connection, account: &str, peer: &PublicKey) -> rusqlite::Result<()> {
     let mut changed = db
         .prepare_cached("SELECT address, status, text FROM name WHERE account = ? AND key = ? AND offer IS NOT NULL")?;
@@ -244,7 +244,7 @@ pub(super) fn hold_changed(db: &rusqlite::Connection, account: &str, peer: &Publ
     for name in names {
         let (address, status, text) = name?;
         db.prepare_cached(
-            "UPDATE recipient SET peer = NULL, transfer = randomblob(16), status = ?, text = ?
+            "UPDATE recipient SET peer = NULL, status = ?, text = ?
              WHERE account = ? AND name = ? AND peer IS NOT NULL AND state = 0",
         )?
         .execute(params![status, text, account, address])?;
@@ -252,29 +252,54 @@ pub(super) fn hold_changed(db: &rusqlite::Connection, account: &str, peer: &Publ
     Ok(())
 }
 
-/// Hands the mail that waits for a name to its contact.
-fn release(session: &mut Session<'_>, account: &str, address: &str, key: &PublicKey, via: Via) -> rusqlite::Result<()> {
+/// Hands the mail that waits for a name to its contact. `known`: it may have been offered to this contact before, and then
+/// keeps its mail id, by which the contact knows it again.
+fn release(
+    session: &mut Session<'_>,
+    account: &str,
+    address: &str,
+    key: &PublicKey,
+    via: Via,
+    known: bool,
+) -> rusqlite::Result<()> {
     let db = session.connection;
     let now = (session.policy.now)();
-    let held: Vec<(i64, i64, String)> = db
-        .prepare_cached("SELECT id, mail, address FROM recipient WHERE account = ? AND name = ? AND peer IS NULL")?
-        .query_map([account, address], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+    let held: Vec<(i64, i64, String, bool)> = db
+        .prepare_cached(
+            "SELECT id, mail, address, attempts > 0 AND NOT EXISTS
+             (SELECT 1 FROM recipient o WHERE o.transfer = recipient.transfer AND o.state = 1)
+             FROM recipient WHERE account = ? AND name = ? AND peer IS NULL",
+        )?
+        .query_map([account, address], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (id, mail, submitted) in held {
-        let transfer = queue::open_transfer(db, mail, key)?;
+    for (id, mail, submitted, offered) in held {
+        let keeps = known && offered;
+        let joined = if keeps { None } else { queue::open_transfer(db, mail, key)? };
         db.prepare_cached(
-            "UPDATE recipient SET peer = ?, wire_address = ?, transfer = coalesce(?, transfer), next_attempt = ?,
+            "UPDATE recipient SET peer = ?, wire_address = ?,
+             transfer = CASE WHEN ? THEN transfer ELSE coalesce(?, randomblob(16)) END, next_attempt = ?,
              status = NULL, text = NULL WHERE id = ?",
         )?
-        .execute(params![key.0, wire_address(&submitted, key, via), transfer.map(|id| id.0), now, id])?;
+        .execute(params![key.0, wire_address(&submitted, key, via), keeps, joined.map(|id| id.0), now, id])?;
         session.dispatcher.touch(account, key);
     }
     Ok(())
 }
 
+/// Hands over what waits for the names that a key is pinned to, unless they have changed.
+pub(super) fn release_all(session: &mut Session<'_>, account: &str, key: &PublicKey) -> rusqlite::Result<()> {
+    let names: Vec<(String, i64)> = session
+        .connection
+        .prepare_cached("SELECT address, via FROM name WHERE account = ? AND key = ? AND offer IS NULL")?
+        .query_map(params![account, key.0], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    names.iter().try_for_each(|(address, via)| release(session, account, address, key, via_of(*via), true))
+}
+
 /// Pins a key, makes the contact and releases the mail.
 fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite::Result<()> {
     let (account, address, key) = (&settled.account, settled.address.to_string(), found.id.key());
+    let before = find(session, account, &address)?.and_then(|name| name.pin).map(|pin| pin.key);
     let next = (settled.refresh > 0 && found.method != Method::Operator)
         .then(|| (session.policy.now)().saturating_add(settled.refresh));
     session
@@ -282,7 +307,8 @@ fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite:
         .prepare_cached(
             "INSERT INTO name (account, address, key, via, method, secure, first_seen, last_seen, attempts, denials,
              next_lookup) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 0, 0, ?8)
-             ON CONFLICT DO UPDATE SET key = ?3, via = ?4, method = ?5, secure = ?6, first_seen = ?7, last_seen = ?7,
+             ON CONFLICT DO UPDATE SET key = ?3, via = ?4, method = ?5, secure = ?6,
+             first_seen = CASE WHEN key = ?3 THEN first_seen ELSE ?7 END, last_seen = ?7,
              offer = NULL, offer_via = NULL, offer_method = NULL, offer_secure = NULL, offer_since = NULL, status = NULL,
              text = NULL, attempts = 0, denials = 0, next_lookup = ?8",
         )?
@@ -297,6 +323,14 @@ fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite:
             next
         ])?;
     befriend(session, settled, &found.id)?;
+    // Whatever is not where the name leads now (on its way to an old key, even) goes there from now on.
+    session
+        .connection
+        .prepare_cached(
+            "UPDATE recipient SET peer = NULL, transfer = randomblob(16), state = 0
+             WHERE account = ? AND name = ? AND peer <> ?",
+        )?
+        .execute(params![account, address, key.0])?;
     session.log.push(format!(
         "{account}: {address} leads to key {}... ({}, {}, {}): pinned",
         key.short(),
@@ -304,7 +338,7 @@ fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite:
         found.proof,
         found.via
     ));
-    release(session, account, &address, &key, found.via)
+    release(session, account, &address, &key, found.via, before == Some(key))
 }
 
 /// Makes a contact of a Tox ID, or gives a known one its new ID.
@@ -350,7 +384,7 @@ fn defer(
         None => {
             let jitter = address.bytes().fold(0u64, |sum, octet| sum.wrapping_mul(31).wrapping_add(octet.into()));
             let wait = schedule::retry_after(attempts, session.policy.retry_min, session.policy.retry_max, jitter);
-            i64::try_from(wait).unwrap_or(i64::MAX)
+            i64::try_from(wait).unwrap_or(i64::MAX).max(if denied { DENIAL_WAIT } else { 0 })
         }
     };
     let (status, text) = (refusal.status().to_string(), refusal.text());
@@ -396,7 +430,6 @@ fn hold(session: &mut Session<'_>, settled: &Settled, found: &Found, refusal: &R
     let pinned: [u8; 32] =
         db.query_row("SELECT key FROM name WHERE account = ? AND address = ?", [account, &address], |row| row.get(0))?;
     hold_changed(db, account, &PublicKey(pinned))?;
-    session.log.push(format!("{account}: {}", refusal.text()));
     let held: Vec<i64> = db
         .prepare_cached("SELECT id FROM recipient WHERE account = ? AND name = ? AND peer IS NULL AND warned = 0")?
         .query_map([account, &address], |row| row.get(0))?
@@ -431,14 +464,16 @@ impl Store {
                 return Ok(verdict);
             }
             let now = (session.policy.now)();
-            let again = (settled.refresh > 0).then(|| now.saturating_add(settled.refresh));
+            let by_operator = name.and_then(|name| name.pin).is_some_and(|pin| pin.method == Method::Operator);
+            let again = (settled.refresh > 0 && !by_operator).then(|| now.saturating_add(settled.refresh));
             match &verdict {
                 Verdict::Pin(found) => pin(session, &settled, found)?,
                 Verdict::Same(found) => {
                     session
                         .connection
                         .prepare_cached(
-                            "UPDATE name SET last_seen = ?3, via = ?4, method = ?5, secure = ?6, offer = NULL,
+                            "UPDATE name SET last_seen = ?3, via = ?4, secure = ?6, offer = NULL,
+                             method = CASE method WHEN 2 THEN 2 ELSE ?5 END,
                              offer_since = NULL, status = NULL, text = NULL, attempts = 0, denials = 0, next_lookup = ?7
                              WHERE account = ?1 AND address = ?2",
                         )?
@@ -451,8 +486,11 @@ impl Store {
                             found.proof == Proof::Secure,
                             again
                         ])?;
-                    befriend(session, &settled, &found.id)?;
-                    release(session, account, &address, &found.id.key(), found.via)?;
+                    let key = found.id.key();
+                    if !super::contacts::is_blocked(session.connection, account, &key)? {
+                        befriend(session, &settled, &found.id)?;
+                        release(session, account, &address, &key, found.via, true)?;
+                    }
                 }
                 Verdict::Ask(found, refusal) => defer(session, &settled, refusal, Some(found), false)?,
                 Verdict::Changed(found, refusal) => hold(session, &settled, found, refusal)?,
@@ -542,7 +580,8 @@ impl Store {
         })
     }
 
-    /// Has pinned names looked up now: all of an account, or those of one contact or address. Returns how many.
+    /// Has names looked up now: all of an account, or those of one contact, but for those that the operator has pinned
+    /// without the DNS; or one address. Returns how many.
     ///
     /// # Errors
     /// The store fails.
@@ -556,7 +595,7 @@ impl Store {
             let now = (session.policy.now)();
             let changed = session.connection.execute(
                 "UPDATE name SET next_lookup = ?1 WHERE (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR address = ?3)
-                 AND (?4 IS NULL OR key = ?4)",
+                 AND (?4 IS NULL OR key = ?4) AND (address = ?3 OR method IS NULL OR method <> 2)",
                 params![now, account, address, key.map(|key| key.0)],
             )?;
             session.events.push(Event::Names);
@@ -567,14 +606,13 @@ impl Store {
     /// Forgets names that nothing is pinned for and no mail waits for.
     pub fn prune_names(&self) {
         self.record(move |session| {
-            let now = (session.policy.now)();
             session
                 .connection
                 .prepare_cached(
-                    "DELETE FROM name WHERE key IS NULL AND coalesce(next_lookup, 0) < ? AND NOT EXISTS
+                    "DELETE FROM name WHERE key IS NULL AND NOT EXISTS
                      (SELECT 1 FROM recipient r WHERE r.account = name.account AND r.name = name.address)",
                 )?
-                .execute([now + KEEP])?;
+                .execute([])?;
             Ok(())
         });
     }
@@ -603,23 +641,25 @@ impl Reader {
             .optional()
     }
 
-    /// The names whose look-up is due at `now`, those that mail waits for first; at most `limit`.
+    /// The names whose look-up is due at `now`, those that mail waits for first.
     ///
     /// # Errors
     /// The store fails.
-    pub fn due_names(&self, now: i64, limit: u32) -> rusqlite::Result<Vec<(String, String)>> {
+    pub fn due_names(&self, now: i64) -> rusqlite::Result<Vec<(String, String)>> {
         let mut rows = self.connection.prepare_cached(
-            "SELECT account, address FROM name WHERE next_lookup <= ? ORDER BY key IS NOT NULL, next_lookup LIMIT ?",
+            "SELECT account, address FROM name WHERE next_lookup <= ? ORDER BY key IS NOT NULL, next_lookup",
         )?;
-        rows.query_map(params![now, limit], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        rows.query_map([now], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     }
 
-    /// When the next look-up is due.
+    /// When the first look-up is due that is not due at `now`.
     ///
     /// # Errors
     /// The store fails.
-    pub fn next_lookup(&self) -> rusqlite::Result<Option<i64>> {
-        self.connection.prepare_cached("SELECT min(next_lookup) FROM name")?.query_row([], |row| row.get(0))
+    pub fn next_lookup(&self, now: i64) -> rusqlite::Result<Option<i64>> {
+        self.connection
+            .prepare_cached("SELECT min(next_lookup) FROM name WHERE next_lookup > ?")?
+            .query_row([now], |row| row.get(0))
     }
 
     /// The addresses that are pinned to a contact, and whose key has not changed since.

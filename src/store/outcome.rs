@@ -163,7 +163,7 @@ pub(super) fn record(
         }
     }
     let open: bool = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM recipient WHERE transfer = ?)")?
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM recipient WHERE transfer = ? AND peer IS NOT NULL)")?
         .query_row([transfer.0], |row| row.get(0))?;
     if !open {
         session.events.push(Event::Recorded(Recorded { account: pending.account, peer: *peer, transfer: *transfer }));

@@ -254,7 +254,7 @@ fn mail_to_a_new_name_waits_for_the_look_up_and_goes_to_the_contact_it_makes() {
     world.enqueue(Some("M"), b"body", &["Bob@example.org", "bob@Example.org", "carol@example.net"]);
     let asks = |events: Vec<Event>| events.into_iter().filter(|event| matches!(event, Event::Names)).count();
     assert_eq!(asks(world.settled()), 2, "one for each name");
-    assert_eq!(world.reader().due_names(i64::MAX, 9).expect("read").len(), 2);
+    assert_eq!(world.reader().due_names(i64::MAX).expect("read").len(), 2);
     assert_eq!(
         waiting(&world),
         [(None, Some("4.4.3".into())), (None, Some("4.4.3".into())), (None, Some("4.4.3".into()))]
@@ -368,6 +368,53 @@ fn a_changed_key_holds_all_mail_until_it_is_accepted() {
 }
 
 #[test]
+fn what_was_on_its_way_to_the_old_key_goes_to_the_accepted_one() {
+    let mut world = World::new();
+    world.enqueue(None, b"body", &["bob@example.org"]);
+    settle(&world, "bob@example.org", secure(2));
+    world.store.link_up("alice", PEER, 1, 10, 10);
+    world.work();
+    settle(&world, "bob@example.org", secure(3));
+    world.store.accept_key(settled("bob@example.org")).expect("the store answers");
+    world.store.link_down("alice", PEER);
+    world.store.link_up("alice", PEER, 2, 10, 10);
+    assert!(!world.settled().iter().any(|event| matches!(event, Event::Work(_))), "not to the old key");
+    world.store.link_up("alice", PublicKey([3; 32]), 1, 10, 10);
+    assert_eq!(world.work().transfers.len(), 1);
+}
+
+#[test]
+fn what_was_offered_before_keeps_its_mail_id_when_it_comes_back_to_its_peer() {
+    let mut world = World::new();
+    world.enqueue(None, b"body", &["bob@example.org"]);
+    settle(&world, "bob@example.org", secure(2));
+    world.store.link_up("alice", PEER, 1, 10, 10);
+    let first = world.work().transfers[0].id;
+    world.store.link_down("alice", PEER);
+    settle(&world, "bob@example.org", secure(3));
+    settle(&world, "bob@example.org", secure(2));
+    world.store.link_up("alice", PEER, 2, 10, 10);
+    assert_eq!(world.work().transfers[0].id, first, "by which the peer knows what it has stored");
+}
+
+#[test]
+fn held_mail_of_a_contact_that_is_removed_waits_for_the_operator() {
+    let mut world = World::new();
+    world.enqueue(None, b"body", &["bob@example.org"]);
+    settle(&world, "bob@example.org", secure(2));
+    settle(&world, "bob@example.org", secure(3));
+    assert!(world.store.remove_contact("alice", PEER).expect("the store answers"));
+    settle(&world, "bob@example.org", secure(3));
+    let line = world.reader().queue(None, "", 1).expect("a list").remove(0);
+    assert_eq!(
+        line.failure.map(|(_, text)| text),
+        Some("its contact was removed: toxctl contact add bob@example.org".into())
+    );
+    let added = world.store.confirm(settled("bob@example.org"), found(3, 1, Proof::Secure, Via::Name));
+    assert_eq!((added.expect("the store answers"), waiting(&world)), (Accepted::Pinned, vec![(Some(3), None)]));
+}
+
+#[test]
 fn a_held_recipient_leaves_the_transfer_it_shared() {
     let mut world = World::new();
     world.enqueue(None, b"x", &["bob@example.org"]);
@@ -414,9 +461,13 @@ fn a_blocked_key_gets_nothing_by_its_name() {
     world.store.block("alice", PEER, 1).expect("the store answers");
     world.enqueue(None, b"more", &["bob@example.org"]);
     assert_eq!(waiting(&world)[1], (None, Some("4.7.1".into())));
+    // A new nospam does not bring him back.
+    world.settled();
+    settle(&world, "bob@example.org", Finding::Found(found(2, 9, Proof::Secure, Via::Name)));
+    assert!(!world.settled().iter().any(|event| matches!(event, Event::Ask(..))));
+    assert_eq!(waiting(&world)[1], (None, Some("4.7.1".into())));
     world.store.unblock("alice", PEER).expect("the store answers");
-    settle(&world, "bob@example.org", secure(2));
-    assert_eq!(waiting(&world)[1], (Some(2), None));
+    assert_eq!(waiting(&world)[1], (Some(2), None), "also while the DNS does not answer");
 }
 
 #[test]
@@ -452,19 +503,19 @@ fn strangers_cannot_push_each_other_off_and_refusals_are_remembered() {
         receiver.recv().expect("an answer")
     };
     let genuine = request(1, 1, 10);
-    assert!(put(genuine.clone()));
-    assert!(!put(genuine.clone()), "known already");
-    let flood = (0..500).filter(|number| put(request(9, *number, 20))).count();
+    assert_eq!(put(genuine.clone()), Some(true));
+    assert_eq!(put(genuine.clone()), Some(false), "known already");
+    let flood = (0..500).filter(|number| put(request(9, *number, 20)).is_some()).count();
     assert_eq!(flood, 99);
     let open = || world.reader().requests(Some("alice")).expect("read");
     assert!(open().iter().any(|request| request.key == genuine.key), "the genuine one is still there");
     assert!(world.store.refuse_request("alice", request(9, 3, 0).key).expect("the store answers"));
-    assert!(!put(request(9, 3, 30)), "refused for good");
+    assert_eq!(put(request(9, 3, 30)), None, "refused for good");
     assert!(open().iter().any(|other| other.key == request(9, 3, 0).key && other.refused));
     world.store.block("alice", genuine.key, 1).expect("the store answers");
-    assert!(!put(genuine.clone()) && !open().iter().any(|request| request.key == genuine.key), "blocked");
+    assert!(put(genuine.clone()).is_none() && !open().iter().any(|request| request.key == genuine.key), "blocked");
     // Nobody waits for an answer for ever: what is old makes room.
-    assert!(put(request(1, 2, 100 * 86_400)));
+    assert_eq!(put(request(1, 2, 100 * 86_400)), Some(true));
 }
 
 #[test]

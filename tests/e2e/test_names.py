@@ -8,6 +8,8 @@ import json
 import os
 import random
 import re
+import shutil
+import subprocess
 import time
 import unittest
 from collections.abc import Mapping, Sequence
@@ -38,11 +40,16 @@ from rig.dns_liar import (
     tampered_id,
     text_of,
 )
+from rig.mail import find_in_maildir, header, sample_mail
 from rig.named import ZONES, Named, Published, Rr
 from rig.net import HOST
+from rig.postfix import Postfix
 from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
+from rig.wait import wait_for
 
 BIN = Path(os.environ.get("TOXMAIL_BIN", Path(__file__).resolve().parents[2] / "target/release"))
+
+VECTORS = Path(__file__).resolve().parents[1] / "data" / "tox-dns-vectors.json"
 
 # Signed with NSEC, signed with NSEC3, not signed.
 TABLE_ZONES = ("example.test", "rsa.test", "plain.test")
@@ -55,6 +62,11 @@ def some_id(name: str) -> str:
     octets = bytearray(random.Random(name).randbytes(36))
     octets[31] &= 0x7F
     return checked(bytes(octets))
+
+
+def domain(name: str, **keys: str) -> str:
+    """What the configuration says of a domain."""
+    return f"[[names.domain]]\nname = '{name}'\n" + "".join(f"{key} = '{value}'\n" for key, value in keys.items())
 
 
 def tox1(name: str) -> str:
@@ -474,7 +486,7 @@ class LookupTableTest(SandboxCase):
         cls.agent = cls.new_agent("asker")
 
     @classmethod
-    def new_agent(cls, name: str, **names: Any) -> Agent:
+    def new_agent(cls, name: str, *, extra_config: str = "", **names: Any) -> Agent:
         """An agent that asks the liar and trusts the private root, unless `names` has something else."""
         section = {
             "resolver": [f"{HOST}:{cls.liar.port}"],
@@ -490,6 +502,7 @@ class LookupTableTest(SandboxCase):
             addresses=[f"{name}@tox.example"],
             senders=[f"{name}@{name}.example"],
             settings={"names": {**section, **names}},
+            extra_config=extra_config,
         )
 
     def setUp(self) -> None:
@@ -712,6 +725,284 @@ class LookupTableTest(SandboxCase):
         self.assertIsNone(found["tox_id"], found)
         found = self.look_up("round@rsa.test")
         self.assertEqual((found["tox_id"], found["permanent"]), (None, False), found)
+
+    def test_a_proof_about_the_end_of_an_alias_proves_nothing_of_its_beginning(self) -> None:
+        # Whoever can invent an alias in a zone that is not signed could bounce mail with somebody else's proof.
+        for target in ("nobody._tox.example.test.", "nobody.test."):
+            self.named.publish("plain.test", "alias._tox", Rr("CNAME", target))
+            found = self.look_up("alias@plain.test")
+            self.assertEqual((found["tox_id"], found["permanent"], found["status"]), (None, False, "4.1.1"), found)
+            self.assertNotEqual(found["proof"], "secure", found)
+        self.named.publish("alice.test", "alias._tox", Rr("CNAME", "nobody._tox.example.test."))
+        self.named.publish("alice.test", "_tox")
+        found = self.look_up("alias@alice.test")
+        self.assertEqual((found["permanent"], found["status"], found["proof"]), (True, "5.1.1", "secure"), found)
+
+    def test_encrypted_queries_where_the_key_of_the_server_is_known(self) -> None:
+        program = self.binaries / "tox3_server"
+        shutil.copy(BIN / "examples" / "tox3_server", program)
+        server = subprocess.Popen(
+            [program, "11" * 32, "zoë", some_id("zoe")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdin is not None and server.stdout is not None
+        try:
+            port, key = server.stdout.readline().split()
+            asker = self.new_agent("tox3", extra_config=domain("plain.test", tox3_key=key))
+            self.liar.tox3_port = int(port)
+            self.liar.queries.clear()
+            found = self.look_up("Zoë@plain.test", asker)
+            self.assertEqual((found["tox_id"], found["method"], found["proof"]), (some_id("zoe"), "tox3", "secure"), found)
+            names = [name for name, _ in self.liar.queries]
+            self.assertFalse([name for name in names if "zo" in name.lower().split("._tox")[0][:4]], names)
+            found = self.look_up("nobody@plain.test", asker)
+            self.assertEqual((found["tox_id"], found["permanent"]), (None, False), found)
+            # A reply that the server's key did not make opens nothing, and is no reason to believe a plain record.
+            wrong = self.new_agent("tox3-wrong", extra_config=domain("plain.test", tox3_key="22" * 32))
+            self.assertEqual(self.look_up("zoë@plain.test", wrong)["tox_id"], None)
+            self.liar.tox3_port = None
+            self.assertEqual(self.look_up("bob@plain.test", asker)["tox_id"], None)
+        finally:
+            self.liar.tox3_port = None
+            server.stdin.close()
+            server.wait(10)
+            server.stdout.close()
+
+    def test_records_that_must_be_signed_with_the_key_of_the_domain(self) -> None:
+        vectors = json.loads(VECTORS.read_text())["sign"]
+        forms = [vector["txt"] for vector in vectors["vectors"] if vector["name"] == "tarek"]
+        asker = self.new_agent("signed", extra_config=domain("plain.test", sign_key=vectors["verify_key"]))
+        for text in forms:
+            self.named.publish("plain.test", "tarek._tox", text)
+            found = self.look_up("tarek@plain.test", asker)
+            self.assertEqual((found["tox_id"], found["proof"]), (text[10:86], "insecure"), "no proof of DNSSEC")
+        stranger = self.new_agent("signed-wrong", extra_config=domain("plain.test", sign_key="33" * 32))
+        self.assertEqual(self.look_up("tarek@plain.test", stranger)["tox_id"], None)
+        for broken in (tox1("tarek"), f"{tox1('tarek')};sign={forms[0].partition('sign=')[2]}"):
+            self.named.publish("plain.test", "tarek._tox", broken)
+            found = self.look_up("tarek@plain.test", asker)
+            self.assertEqual((found["tox_id"], found["status"]), (None, "4.4.3"), found)
+            self.assertIn("sign", found["text"])
+
+    def test_the_names_of_the_dead_services_are_not_asked(self) -> None:
+        self.liar.queries.clear()
+        for address in ("tarek@toxme.se", "tarek@TOXME.io"):
+            found = self.look_up(address)
+            self.assertEqual((found["tox_id"], found["status"]), (None, "5.1.1"), found)
+            self.assertIn("names.allow_toxme", found["text"])
+        self.assertEqual([name for name, _ in self.liar.queries if "toxme" in name.lower()], [])
+
+
+class NamesEndToEndTest(SandboxCase):
+    """Mail by name between agents, from the first mail to a key that changes: real Postfix, Tox and Maildirs."""
+
+    named: ClassVar[Named]
+    liar: ClassVar[Liar]
+    bootstrap: ClassVar[Bootstrap]
+    binaries: ClassVar[Path]
+    alice: ClassVar[Agent]
+    bob: ClassVar[Agent]
+    carol: ClassVar[Agent]
+    postfix: ClassVar[Postfix]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.named = Named(cls.box)
+        cls.liar = Liar(cls.box, cls.named.port)
+        cls.bootstrap = Bootstrap(cls.box)
+        cls.binaries = install_programs(cls.box, BIN)
+        cls.alice = cls.new_agent("alice", ["alice@example.test"])
+        # Proved names are welcome at bob's; one agent serves two people under one key.
+        cls.bob = cls.new_agent(
+            "bob",
+            ["bob@example.test", "bob@plain.test"],
+            incoming="verified",
+            extra_config=cls.mailbox("work", ["first.last@alice.test"]),
+        )
+        cls.carol = cls.new_agent("carol", ["carol@example.test"])
+        for agent in (cls.alice, cls.bob, cls.carol):
+            cls.named.publish("example.test", f"{agent.name}._tox", f"v=tox1;id={agent.tox_id}")
+        cls.named.publish("plain.test", "bob._tox", f"v=tox1;id={cls.bob.tox_id}")
+        cls.named.publish("alice.test", "_tox", f"v=tox1;id={cls.bob.tox_id}")
+        cls.postfix = Postfix(
+            cls.box,
+            "postfix",
+            domain="alice.example",
+            lmtp_socket=cls.alice.lmtp_socket,
+            program=cls.binaries / "tox-transport",
+            domains=["example.test", "plain.test", "alice.test"],
+        )
+
+    @classmethod
+    def mailbox(cls, name: str, addresses: Sequence[str]) -> str:
+        maildir = cls.box.dir("bob-agent", user=UNPRIVILEGED) / name
+        return f"[[account.mailbox]]\nname = '{name}'\naddresses = {json.dumps(addresses)}\nmaildir = '{maildir}'\n"
+
+    @classmethod
+    def new_agent(cls, name: str, addresses: Sequence[str], *, extra_config: str = "", **names: Any) -> Agent:
+        section = {"resolver": [f"{HOST}:{cls.liar.port}"], "trust_anchor": str(cls.named.anchor), "timeout": "2s"}
+        return Agent(
+            cls.box,
+            name,
+            binaries=cls.binaries,
+            bootstrap=cls.bootstrap,
+            addresses=addresses,
+            senders=[f"{name}@{name}.example"],
+            extra_config=extra_config,
+            settings={
+                "names": {**section, **names},
+                "queue": {"retry_min": "1s", "retry_max": "1s"},
+            },
+        )
+
+    def setUp(self) -> None:
+        self.liar.mode = "honest"
+
+    def send(self, to: str, subject: str, sender: str = "alice@alice.example", author: str | None = None) -> str:
+        """Give Postfix a mail; its Message-ID."""
+        message_id = f"<{subject}@alice.example>"
+        mail = sample_mail(
+            sender=author or f"Alice <{sender}>", to=to, subject=subject, text="hello\n", message_id=message_id
+        )
+        queue_id = self.postfix.smtp(sender, [to], mail)
+        self.assertEqual(self.postfix.wait_status(queue_id, to)[0], "sent")
+        return message_id
+
+    def arrived(self, maildir: Path, message_id: str, timeout: float = 120) -> bytes:
+        """The mail, once it is in the Maildir."""
+        found = wait_for(message_id, lambda: find_in_maildir(maildir, message_id) or None, timeout)
+        self.assertEqual(len(found), 1)
+        return found[0].read_bytes()
+
+    def name(self, agent: Agent, address: str) -> dict[str, Any] | None:
+        return next((dict(n) for n in agent.json("name", "list") if n["address"] == address), None)
+
+    def wait_state(self, address: str, state: str) -> dict[str, Any]:
+        def probe() -> dict[str, Any] | None:
+            name = self.name(self.alice, address)
+            return name if name is not None and name["state"] == state else None
+
+        return wait_for(f"{address} {state}", probe, 120)
+
+    def notice(self, *words: bytes) -> bytes:
+        """The notice in alice's Maildir that says all of it."""
+
+        def probe() -> bytes | None:
+            texts = (path.read_bytes() for path in (self.alice.maildir / "new").glob("*"))
+            return next((text for text in texts if all(word in text for word in words)), None)
+
+        return wait_for(f"notice of {words!r}", probe, 120)
+
+    def test_1_a_first_mail_makes_the_contact_and_whoever_proves_his_name_is_welcome(self) -> None:
+        message_id = self.send("bob@example.test", "first", author="Alice <alice@example.test>")
+        text = self.arrived(self.bob.maildir, message_id)
+        # Bob's agent has accepted alice by itself, as her claim is proved; so it knows her address as hers.
+        results = header(text, "Authentication-Results") or ""
+        self.assertIn("tox=pass", results)
+        self.assertIn("header.from=alice@example.test", results)
+        self.assertEqual((self.name(self.bob, "alice@example.test") or {}).get("key"), self.alice.key)
+        self.assertEqual((self.name(self.alice, "bob@example.test") or {}).get("proof"), "secure")
+        # What claims to be somebody else is marked, whether that name is there or not.
+        for author, reason in (
+            ("carol@example.test", "From leads to another key"),
+            ("nobody@example.test", "From is not an address of this peer"),
+            ("bob@plain.test", "From leads to another key"),
+        ):
+            message_id = self.send("bob@example.test", f"forged-{author[:3]}", author=f"Carol <{author}>")
+            results = header(self.arrived(self.bob.maildir, message_id), "Authentication-Results") or ""
+            self.assertIn(f"tox=fail ({reason})", results)
+        shown = self.alice.json("contact", "show", "bob@example.test")
+        self.assertEqual((shown["pins"][0]["method"], shown["tox_id"]), ("tox1", self.bob.tox_id))
+
+    def test_2_a_domain_with_one_agent_for_all(self) -> None:
+        message_id = self.send("first.last@alice.test", "whole-domain")
+        text = self.arrived(self.box.path / "bob-agent" / "work", message_id)
+        self.assertEqual(header(text, "Delivered-To"), f"first.last@{self.bob.address[:52]}.tox.alt")
+        self.assertEqual((self.name(self.alice, "first.last@alice.test") or {}).get("via"), "domain")
+
+    def test_3_a_name_without_proof_waits_for_the_operator(self) -> None:
+        message_id = self.send("bob@plain.test", "unsigned")
+        name = self.wait_state("bob@plain.test", "unconfirmed")
+        self.assertEqual((name["offer"]["tox_id"], name["waiting"]), (self.bob.tox_id, 1))
+        entry = self.alice.json("queue", "list")[0]["recipients"][0]
+        self.assertEqual((entry["state"], entry["status"]), ("held", "4.7.1"))
+        self.assertIn("toxctl contact add bob@plain.test", entry["text"])
+        self.assertIn("toxctl contact add bob@plain.test", self.alice.log)
+        self.assertEqual(self.alice.account()["names_unconfirmed"], 1)
+        self.assertEqual(find_in_maildir(self.bob.maildir, message_id), [])
+        self.alice.ctl("contact", "add", "bob@plain.test")
+        self.arrived(self.bob.maildir, message_id)
+        self.assertEqual(self.wait_state("bob@plain.test", "pinned")["proof"], "insecure")
+
+    def test_4_what_is_proved_absent_bounces_and_what_only_fails_waits(self) -> None:
+        self.send("nobody@example.test", "absent")
+        self.notice(b"Final-Recipient: rfc822; nobody@example.test", b"Action: failed\nStatus: 5.1.1")
+        self.liar.mode = "nxdomain-without-proof"
+        self.send("carla@example.test", "lied-about")
+
+        def refused() -> dict[str, Any] | None:
+            name = self.name(self.alice, "carla@example.test")
+            return name if name is not None and name["text"] and "bogus" in name["text"] else None
+
+        wait_for("look-ups that are not believed", refused, 60)
+        self.assertEqual(self.alice.queued(), 1)
+        self.liar.mode = "honest"
+        self.named.publish("example.test", "carla._tox", f"v=tox1;id={self.bob.tox_id}")
+        # It waited for the truth; that it leads to bob, who has no such address, bob's agent says.
+        self.notice(b"Final-Recipient: rfc822; carla@example.test", b"Action: failed\nStatus: 5.1.1")
+
+    def test_5_a_changed_key_holds_all_mail_until_it_is_accepted(self) -> None:
+        first = self.send("bob@example.test", "before")
+        self.arrived(self.bob.maildir, first)
+        # Nothing that goes wrong with the DNS stops mail to a pinned contact.
+        for mode in ("servfail", "stripped-all"):
+            self.liar.mode = mode
+            self.alice.ctl("contact", "refresh", "bob@example.test")
+            pinned = wait_for(f"a look-up with {mode}", lambda: self._text_of("bob@example.test"), 60)
+            self.arrived(self.bob.maildir, self.send("bob@example.test", f"in-spite-of-{mode}"))
+            self.assertEqual((self.name(self.alice, "bob@example.test") or {})["state"], "pinned", pinned)
+            self.liar.mode = "honest"
+            self.alice.ctl("contact", "refresh", "bob@example.test")
+            wait_for("a good look-up", lambda: self._text_of("bob@example.test") is None, 60)
+        # Now the domain says that bob is somebody else: carol's agent, signed and all.
+        self.named.publish("example.test", "bob._tox", f"v=tox1;id={self.carol.tox_id}")
+        self.alice.ctl("contact", "refresh", "bob@example.test")
+        self.wait_state("bob@example.test", "changed")
+        held = self.send("bob@example.test", "after")
+        notice = self.notice(b"the key of bob@example.test has changed")
+        self.assertIn(b"Action: delayed\nStatus: 4.7.1", notice)
+        self.assertIn(b"Will-Retry-Until: ", notice)
+        entry = self.alice.json("queue", "list")[0]["recipients"][0]
+        self.assertEqual((entry["state"], entry["status"]), ("held", "4.7.1"))
+        self.assertIn("the key of bob@example.test has changed", self.alice.log)
+        self.assertEqual(self.alice.account()["names_changed"], 1)
+        self.assertIn("KEY CHANGED", self.alice.ctl("name", "list"))
+        # The contact himself is reached by his key as ever, and what is held goes to nobody.
+        self.arrived(self.bob.maildir, self.send(self.bob.address, "by-key"))
+        self.assertEqual(find_in_maildir(self.bob.maildir, held), [])
+        self.assertEqual(find_in_maildir(self.carol.maildir, held), [])
+        self.alice.ctl("contact", "accept-key", "bob@example.test")
+        self.carol.wait_request(self.alice.key)
+        self.carol.ctl("request", "accept", self.alice.key)
+        # Carol's agent was never told that it is bob: it says so, and the sender hears it.
+        self.notice(b"Subject: after", b"Action: failed\nStatus: 5.1.1")
+        self.assertEqual(find_in_maildir(self.bob.maildir, held), [])
+
+    def _text_of(self, address: str) -> str | None:
+        name = self.name(self.alice, address)
+        return None if name is None else name["text"]
+
+    def test_6_who_is_blocked_is_not_heard(self) -> None:
+        self.bob.ctl("contact", "block", self.alice.key)
+        wait_for("end of the link", lambda: not self.alice.mail_link(self.bob), 120)
+        self.assertTrue((self.bob.contact(self.alice.key) or {})["blocked"])
+        message_id = self.send(self.bob.address, "blocked")
+        status, words = self.bob.transport(
+            "bob@bob.example", [self.alice.address], b"Subject: x\n\nx\n", user=UNPRIVILEGED
+        )
+        self.assertEqual((status, words[:5]), (77, "5.7.1"))
+        self.bob.ctl("contact", "unblock", self.alice.key)
+        self.arrived(self.bob.maildir, message_id, 240)
 
 
 if __name__ == "__main__":

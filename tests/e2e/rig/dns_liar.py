@@ -322,7 +322,7 @@ class Liar:
     """Listens at `port` of 127.0.0.1, by UDP and TCP, and answers with what `upstream_port` says, as `mode` has it.
 
     Every attribute may change while it runs. `queries` are the (name, type) asked for, in order. With a `victim`, the
-    lies are about this name only. Lies about the data are told where TXT records are asked for, the rest is honest,
+    lies are about this name only. Encrypted queries (tox3) go to `tox3_port`. Lies about the data are told where TXT records are asked for, the rest is honest,
     unless it says otherwise here:
 
     - honest
@@ -349,6 +349,7 @@ class Liar:
         self.victim: str | None = None
         self.attacker = "evil._tox.plain.test."
         self.queries: list[tuple[str, str]] = []
+        self.tox3_port: int | None = None
         self.port = free_port(socket.SOCK_DGRAM, also=socket.SOCK_STREAM)
         self._upstream_port = upstream_port
         self._random = random.Random(1)
@@ -414,6 +415,8 @@ class Liar:
     # What is true.
 
     def _honest(self, asked: _Asked) -> list[bytes]:
+        if self.tox3_port is not None and re.match(r"_[a-z0-5]{20,}\.", text_of(asked.name), re.IGNORECASE):
+            return [exchange(self.tox3_port, asked.raw)]
         # By TCP, since only the asker's own limit may cut an answer short.
         raw = exchange(self._upstream_port, asked.raw, tcp=True)
         answer = Message.parse(raw)
