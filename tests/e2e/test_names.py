@@ -731,12 +731,8 @@ class LookupTableTest(SandboxCase):
         for target in ("nobody._tox.example.test.", "nobody.test."):
             self.named.publish("plain.test", "alias._tox", Rr("CNAME", target))
             found = self.look_up("alias@plain.test")
-            self.assertEqual((found["tox_id"], found["permanent"], found["status"]), (None, False, "4.1.1"), found)
+            self.assertEqual((found["tox_id"], found["permanent"], found["status"][0]), (None, False, "4"), found)
             self.assertNotEqual(found["proof"], "secure", found)
-        self.named.publish("alice.test", "alias._tox", Rr("CNAME", "nobody._tox.example.test."))
-        self.named.publish("alice.test", "_tox")
-        found = self.look_up("alias@alice.test")
-        self.assertEqual((found["permanent"], found["status"], found["proof"]), (True, "5.1.1", "secure"), found)
 
     def test_encrypted_queries_where_the_key_of_the_server_is_known(self) -> None:
         program = self.binaries / "tox3_server"
@@ -877,6 +873,11 @@ class NamesEndToEndTest(SandboxCase):
     def name(self, agent: Agent, address: str) -> dict[str, Any] | None:
         return next((dict(n) for n in agent.json("name", "list") if n["address"] == address), None)
 
+    def queued(self, address: str) -> dict[str, Any]:
+        """The last recipient with this address in alice's queue."""
+        recipients = [r for mail in self.alice.json("queue", "list") for r in mail["recipients"]]
+        return next(dict(r) for r in reversed(recipients) if r["address"] == address)
+
     def wait_state(self, address: str, state: str) -> dict[str, Any]:
         def probe() -> dict[str, Any] | None:
             name = self.name(self.alice, address)
@@ -924,7 +925,7 @@ class NamesEndToEndTest(SandboxCase):
         message_id = self.send("bob@plain.test", "unsigned")
         name = self.wait_state("bob@plain.test", "unconfirmed")
         self.assertEqual((name["offer"]["tox_id"], name["waiting"]), (self.bob.tox_id, 1))
-        entry = self.alice.json("queue", "list")[0]["recipients"][0]
+        entry = self.queued("bob@plain.test")
         self.assertEqual((entry["state"], entry["status"]), ("held", "4.7.1"))
         self.assertIn("toxctl contact add bob@plain.test", entry["text"])
         self.assertIn("toxctl contact add bob@plain.test", self.alice.log)
@@ -945,7 +946,8 @@ class NamesEndToEndTest(SandboxCase):
             return name if name is not None and name["text"] and "bogus" in name["text"] else None
 
         wait_for("look-ups that are not believed", refused, 60)
-        self.assertEqual(self.alice.queued(), 1)
+        entry = self.queued("carla@example.test")
+        self.assertEqual((entry["state"], entry["status"]), ("held", "4.4.3"))
         self.liar.mode = "honest"
         self.named.publish("example.test", "carla._tox", f"v=tox1;id={self.bob.tox_id}")
         # It waited for the truth; that it leads to bob, who has no such address, bob's agent says.
@@ -972,7 +974,7 @@ class NamesEndToEndTest(SandboxCase):
         notice = self.notice(b"the key of bob@example.test has changed")
         self.assertIn(b"Action: delayed\nStatus: 4.7.1", notice)
         self.assertIn(b"Will-Retry-Until: ", notice)
-        entry = self.alice.json("queue", "list")[0]["recipients"][0]
+        entry = self.queued("bob@example.test")
         self.assertEqual((entry["state"], entry["status"]), ("held", "4.7.1"))
         self.assertIn("the key of bob@example.test has changed", self.alice.log)
         self.assertEqual(self.alice.account()["names_changed"], 1)
