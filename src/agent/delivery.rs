@@ -69,6 +69,8 @@ struct Worker {
     min_free: u64,
     maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
     names: Arc<Names>,
+    /// Of this thread alone: to open one for each mail would cost more than the question.
+    reader: Reader,
 }
 
 impl DeliveryPool {
@@ -92,6 +94,7 @@ impl DeliveryPool {
         let notices = Arc::new(Mutex::new(HashSet::new()));
         let maildirs = Arc::new(Mutex::new(HashMap::new()));
         let thread = |number: usize| {
+            let reader = Reader::open(state_dir).map_err(io::Error::other)?;
             let worker = Worker {
                 store: store.clone(),
                 directory: directory.clone(),
@@ -104,6 +107,7 @@ impl DeliveryPool {
                 min_free,
                 maildirs: maildirs.clone(),
                 names: names.clone(),
+                reader,
             };
             let inbox = inbox.clone();
             let builder = std::thread::Builder::new().name(format!("deliver {number}")).stack_size(STACK);
@@ -400,8 +404,7 @@ impl Worker {
 
     /// The addresses that are known to be the peer's, the author's among them if that can be proved; otherwise why not.
     fn authors(&self, account: &Account, peer: &PublicKey, head: &[u8]) -> (Vec<Address>, Option<&'static str>) {
-        let known = || Reader::open(&self.state_dir)?.addresses_of(&account.name, peer);
-        let mut known = known().unwrap_or_else(|error| {
+        let mut known = self.reader.addresses_of(&account.name, peer).unwrap_or_else(|error| {
             log::error!("{}: cannot read the names: {error}", account.name);
             Vec::new()
         });
@@ -518,7 +521,7 @@ impl Worker {
 
     /// Puts a notice into its account's mailbox: the same steps, with our own key as the peer.
     fn notice(&self, id: i64) -> anyhow::Result<()> {
-        let Some(notice) = Reader::open(&self.state_dir)?.notice(id)? else { return Ok(()) };
+        let Some(notice) = self.reader.notice(id)? else { return Ok(()) };
         let Some(account) = self.directory.account(&notice.account).map(|at| &self.directory.accounts()[at]) else {
             anyhow::bail!("account {} is not configured any more: its notice {id} waits", notice.account);
         };
