@@ -67,6 +67,19 @@ fn every_value_is_read() {
 }
 
 #[test]
+fn names_are_looked_up_unless_that_would_go_past_a_proxy() {
+    let names = try_parse(ACCOUNT).expect("a configuration").names;
+    assert_eq!((names.lookup, names.incoming, names.policy), (true, Incoming::Ask, Policy::default()));
+    let proxy = format!("[tox]\nudp = false\nproxy = 'socks5://127.0.0.1:9050'\n{ACCOUNT}");
+    assert!(!try_parse(&proxy).expect("a configuration").names.lookup);
+    let own = "[names]\nresolver = ['9.9.9.9', '[::1]:5353']\nrefresh = '0s'\n[[names.domain]]\nname = 'B.org'\n";
+    let names = try_parse(&format!("{own}sign_key = '{}'\n{ACCOUNT}", "0A".repeat(32))).expect("a configuration").names;
+    assert_eq!(names.resolver.iter().map(ToString::to_string).collect::<Vec<_>>(), ["9.9.9.9:53", "[::1]:5353"]);
+    assert_eq!((names.refresh, names.domains[0].name.as_str()), (Duration::ZERO, "b.org"));
+    assert_eq!((names.domains[0].tox3_key, names.domains[0].sign_key), (None, Some([10; 32])));
+}
+
+#[test]
 fn unknown_keys_are_told_with_line_section_and_the_nearest_name() {
     assert_eq!(
         wrong("# one\n[[account]]\nname = 'a'\nadresses = []\nmaildir = '/m'\n"),
@@ -106,6 +119,22 @@ fn errors_name_file_and_line() {
         ("[log]\nlevel = 'trace'", "/etc/x.toml:2: log.level is one of"),
         ("[queue]\nretry_min = '2h'", "/etc/x.toml:2: queue.retry_max is shorter"),
         ("[queue]\nmax_disk = '1 MiB'", "/etc/x.toml:2: queue.max_disk is smaller than lmtp.max_size"),
+        ("[queue]\ndelay_notice = '4 hours'", "/etc/x.toml:2: queue.delay_notice: `4 hours` is no time span"),
+        ("[names]\nunsigned = 'yes'", "/etc/x.toml:2: names.unsigned is one of \"ask\", \"tofu\", \"refuse\""),
+        ("[names]\noutgoing = ''", "/etc/x.toml:2: names.outgoing is \"auto\" or \"ask\""),
+        ("[names]\nincoming = 'none'", "/etc/x.toml:2: names.incoming is one of"),
+        ("[names]\nresolver = ['dns.example']", "/etc/x.toml:2: names.resolver: `dns.example` is no IP address"),
+        ("[names]\nrefresh = '1m'", "/etc/x.toml:2: names.refresh: 1m is not from 1h"),
+        ("[[names.domain]]\nname = 'a b'", "/etc/x.toml:2: names.domain.name is a domain"),
+        ("[[names.domain]]\nname = 'a.b'\ntox3_key = '12'", "/etc/x.toml:3: names.domain.tox3_key is a key of 64"),
+        (
+            "[[names.domain]]\nname = 'a.b'\n[[names.domain]]\nname = 'A.b'",
+            "/etc/x.toml:4: names.domain: `a.b` is there",
+        ),
+        (
+            "[names]\nlookup = true\n[tox]\nudp = false\nproxy = 'socks5://127.0.0.1:9050'",
+            "/etc/x.toml:2: with a proxy, names.lookup must be false",
+        ),
         ("[tox]\nproxy = 'socks5://127.0.0.1:9050'", "/etc/x.toml:2: with a proxy, tox.udp must be false"),
         ("[tox]\nudp = false\nproxy = 'socks5://u@h:1'", "/etc/x.toml:3: tox.proxy is"),
         ("[tox]\nport_range = [2, 1]", "/etc/x.toml:2: tox.port_range is [first, last]"),

@@ -410,6 +410,47 @@ Subject: hei på deg
     }
 
     #[test]
+    fn a_notice_of_delay_asks_for_nothing_and_says_until_when() {
+        let refusal = Refusal::temporary(7, 1, "the key has changed");
+        let until = "Sat, 28 Nov 2026 06:54:25 +0000";
+        let text = compose(&Notice {
+            action: Action::Delayed(until),
+            hostname: "mail.example",
+            queue_id: "4F2A",
+            date: "Mon, 23 Nov 2026 10:54:25 +0000",
+            arrival_date: "Mon, 23 Nov 2026 06:54:25 +0000",
+            sender: &address("alice@mail.example"),
+            recipients: &[Recipient { address: &address("bob@y.example"), orcpt: None, refusal: &refusal }],
+            original: Original::Headers(MAIL),
+            random: [0xab; 16],
+            envid: None,
+        });
+        let mail = MessageParser::default().parse(&text).expect("a mail");
+        assert_eq!(mail.subject(), Some("Delayed Mail (still being retried)"));
+        assert_eq!(mail.header_raw("Auto-Submitted").map(str::trim), Some("auto-replied"));
+        let text = String::from_utf8(text).expect("UTF-8");
+        for part in [
+            "YOU DO NOT NEED TO RESEND YOUR MESSAGE",
+            &format!("be tried until {until}."),
+            "<bob@y.example>:\n    4.7.1 the key has changed",
+            "Final-Recipient: rfc822; bob@y.example\nAction: delayed\nStatus: 4.7.1\n",
+            &format!("\nWill-Retry-Until: {until}\n"),
+            "Content-Description: Delayed Message\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(!text.contains("could not be delivered"), "{text}");
+        for (notify, wanted) in [
+            (None, true),
+            (Some(Notify { delay: true, ..Notify::default() }), true),
+            (Some(Notify { failure: true, ..Notify::default() }), false),
+            (Some(Notify { never: true, delay: true, ..Notify::default() }), false),
+        ] {
+            assert_eq!(wants_delay(notify), wanted, "{notify:?}");
+        }
+    }
+
+    #[test]
     fn what_cannot_travel_is_left_behind() {
         fn text(original: Original<'_>) -> String {
             let refusal = Refusal::permanent(0, 0, "x");
