@@ -135,8 +135,11 @@ impl Backend for Fake {
     fn names(&self, _: Option<&str>) -> Result<Vec<Name>, Failure> {
         Ok(vec![changed()])
     }
-    fn accept_key(&self, account: Option<&str>, address: &str) -> Result<Name, Failure> {
-        self.note(format!("accept-key {account:?} {address}"));
+    fn blocked(&self, _: Option<&str>) -> Result<Vec<Blocked>, Failure> {
+        Ok(vec![Blocked { account: "alice".into(), key: "AB".repeat(32), since: now() - 130 }])
+    }
+    fn accept_key(&self, account: Option<&str>, address: &str, tox_id: Option<&str>) -> Result<Name, Failure> {
+        self.note(format!("accept-key {account:?} {address} {tox_id:?}"));
         Ok(Name { state: NameState::Pinned, offer: None, status: None, text: None, ..changed() })
     }
     fn refresh(&self, account: Option<&str>, who: Option<&str>) -> Result<Refreshed, Failure> {
@@ -383,12 +386,17 @@ fn a_contact_is_added_by_address_shown_renamed_and_blocked() {
     assert_eq!(agent.good(&["contact", "block", "caro"]), "blocked caro\n");
     assert_eq!(agent.good(&["contact", "unblock", "caro"]), "unblocked caro\n");
     assert!(agent.good(&["contact", "accept-key", "carol@example.net"]).contains("from now on"));
+    agent.good(&["contact", "accept-key", "carol@example.net", "ID"]);
+    assert_eq!(
+        agent.good(&["contact", "blocked"]),
+        format!("ACCOUNT  SINCE   KEY\nalice    2m ago  {}\n", "AB".repeat(32))
+    );
     assert_eq!(agent.good(&["contact", "refresh"]), "1 name being looked up: toxctl name list\n");
     agent.good(&["contact", "refresh", "carol@example.net", "--account", "alice"]);
     assert_eq!(
         agent.asked(),
         "rename carol@example.net Some(\"caro\"); rename caro None; block None caro true; block None caro false; \
-         accept-key None carol@example.net; refresh None None; refresh Some(\"alice\") Some(\"carol@example.net\")"
+         accept-key None carol@example.net None; accept-key None carol@example.net Some(\"ID\"); refresh None None; refresh Some(\"alice\") Some(\"carol@example.net\")"
     );
 }
 
@@ -401,7 +409,7 @@ fn names() {
             "ACCOUNT  ADDRESS            STATE        KEY               PROOF   WAITING\n\
              alice    carol@example.net  KEY CHANGED  0202020202020202  secure  2\n\
              carol@example.net: the key has\\u{{1b}}[2J changed\n\
-             carol@example.net: compare with its owner: {} (secure)\n",
+             carol@example.net: compare with its owner, then: toxctl contact accept-key carol@example.net {} (secure)\n",
             id(3)
         )
     );

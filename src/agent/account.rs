@@ -504,6 +504,7 @@ impl AccountThread {
             Command::AcceptFriend(key, reply) => {
                 let result = match self.friends.contains_key(&key) {
                     true => Ok(()),
+                    false if self.shared.directory.is_blocked(self.number, &key) => Err("it is blocked".to_owned()),
                     false => self.tox.add_known_friend(&key).map_err(str::to_owned).map(|number| {
                         self.know(number, key);
                         self.save();
@@ -540,7 +541,16 @@ impl AccountThread {
             self.tox.delete_friend(number);
             self.keys.remove(&number);
         }
-        let number = self.tox.add_friend(&id, &message)?;
+        let number = match self.tox.add_friend(&id, &message) {
+            Ok(number) => number,
+            // As a friend without a request it is at least not lost.
+            Err(error) => {
+                let number = self.tox.add_known_friend(&key)?;
+                self.know(number, key);
+                self.save();
+                return Err(error.to_owned());
+            }
+        };
         self.know(number, key);
         self.save();
         let now = Instant::now();

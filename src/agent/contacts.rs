@@ -85,6 +85,20 @@ impl Contacts {
         self.ask(account, |reply| Command::AcceptFriend(key, reply))?.map_err(Failure::Unavailable)
     }
 
+    /// Takes one who has asked, if his request is still open; whether it was.
+    ///
+    /// # Errors
+    /// Something does not answer.
+    pub fn accept_open(&self, account: usize, key: PublicKey) -> Result<bool, Failure> {
+        let name = &self.directory.accounts()[account].name;
+        if !self.store.accept_request(name, key, self.now_s())? {
+            return Ok(false);
+        }
+        self.directory.ensure(account, key);
+        self.ask(account, |reply| Command::AcceptFriend(key, reply))?.map_err(Failure::Unavailable)?;
+        Ok(true)
+    }
+
     /// Gives a contact another nickname, or none.
     ///
     /// # Errors
@@ -127,6 +141,9 @@ impl Contacts {
     pub fn unblock(&self, account: usize, key: PublicKey, contact: Option<&Contact>) -> Result<bool, Failure> {
         let was = self.store.unblock(&self.directory.accounts()[account].name, key)?;
         self.directory.set_blocked(account, key, false);
+        if !was {
+            return Ok(false);
+        }
         match contact.map(|contact| (contact.accepted, contact.tox_id, &contact.message)) {
             Some((false, Some(id), message)) => {
                 let message = message.clone().unwrap_or_default();
@@ -138,7 +155,7 @@ impl Contacts {
             }
             None => {}
         }
-        Ok(was)
+        Ok(true)
     }
 
     fn contact(&self, at: usize, key: PublicKey, nick: Option<String>, asked: Option<(ToxId, String)>) -> Contact {

@@ -412,7 +412,7 @@ impl Worker {
         if let ([author], Some(at)) = (&from[..], self.directory.account(&account.name))
             && trace::alignment(&from, peer, &known) != trace::Alignment::Pass
         {
-            match self.names.doubt(at, peer, author) {
+            match self.names.doubt(at, peer, author, known.len()) {
                 None => known.push(author.clone()),
                 doubt => return (known, doubt),
             }

@@ -111,6 +111,13 @@ impl Directory {
         }
     }
 
+    /// A contact is there now, if it was not before.
+    pub fn ensure(&self, account: usize, key: PublicKey) {
+        if let Some(contacts) = self.contacts.write().unwrap_or_else(PoisonError::into_inner).get_mut(account) {
+            contacts.entry(key).or_insert(None);
+        }
+    }
+
     /// A contact is no longer there.
     pub fn remove(&self, account: usize, key: &PublicKey) {
         if let Some(contacts) = self.contacts.write().unwrap_or_else(PoisonError::into_inner).get_mut(account) {

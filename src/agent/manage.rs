@@ -64,12 +64,13 @@ impl Manager {
     fn find(&self, account: Option<&str>, who: &str) -> Result<Contact, Failure> {
         self.check_account(account)?;
         let reader = self.reader()?;
+        let key = key_of(who);
         let who = who.strip_suffix("@tox.alt").unwrap_or(who);
-        let key = who.parse::<ToxId>().map(|id| id.key()).or_else(|_| who.parse::<PublicKey>()).ok();
         let nick = who.to_lowercase();
-        let pinned: Vec<(String, PublicKey)> = match who.contains('@') {
-            true => reader.names(account)?.into_iter().filter(|name| name.address == nick).filter_map(pin_of).collect(),
-            false => Vec::new(),
+        let pinned: Vec<(String, PublicKey)> = match who.parse::<Address>().map(|address| address.lowered().to_string())
+        {
+            Ok(of) => reader.names(account)?.into_iter().filter(|name| name.address == of).filter_map(pin_of).collect(),
+            Err(_) => Vec::new(),
         };
         let matches = |contact: &Contact| {
             Some(contact.key) == key
@@ -136,6 +137,12 @@ impl Manager {
     }
 }
 
+/// The key that a text spells out, alone, as a Tox ID, or as an address at `tox.alt`.
+fn key_of(who: &str) -> Option<PublicKey> {
+    let who = who.strip_suffix("@tox.alt").unwrap_or(who);
+    who.parse::<ToxId>().map(|id| id.key()).or_else(|_| who.parse::<PublicKey>()).ok()
+}
+
 fn pin_of(name: store::Name) -> Option<(String, PublicKey)> {
     Some((name.account, name.pin?.key))
 }
@@ -171,7 +178,7 @@ fn shown_name(name: &store::Name) -> api::Name {
         status,
         text,
         next_lookup: name.next_lookup.map(|ms| ms / 1000),
-        waiting: name.waiting,
+        waiting: name.waiting.unwrap_or(0),
     }
 }
 
@@ -279,9 +286,9 @@ impl Backend for Manager {
         let (at, key, contact) = match self.find(account, who) {
             Ok(contact) => (self.account(Some(&contact.account))?, contact.key, Some(contact)),
             // Strangers are blocked by their keys.
-            Err(error @ Failure::NotFound(_)) => match who.parse::<PublicKey>() {
-                Ok(key) => (self.account(account)?, key, None),
-                Err(_) => return Err(error),
+            Err(error @ Failure::NotFound(_)) => match key_of(who) {
+                Some(key) => (self.account(account)?, key, None),
+                None => return Err(error),
             },
             Err(error) => return Err(error),
         };
@@ -299,7 +306,14 @@ impl Backend for Manager {
         Ok(self.reader()?.names(account)?.iter().map(shown_name).collect())
     }
 
-    fn accept_key(&self, account: Option<&str>, text: &str) -> Result<api::Name, Failure> {
+    fn blocked(&self, account: Option<&str>) -> Result<Vec<api::Blocked>, Failure> {
+        self.check_account(account)?;
+        let shown =
+            |(account, key, since): (String, PublicKey, i64)| api::Blocked { account, key: key.to_string(), since };
+        Ok(self.reader()?.blocked(account)?.into_iter().map(shown).collect())
+    }
+
+    fn accept_key(&self, account: Option<&str>, text: &str, tox_id: Option<&str>) -> Result<api::Name, Failure> {
         self.check_account(account)?;
         let address = address(text)?;
         let of = address.to_string();
@@ -315,17 +329,25 @@ impl Backend for Manager {
             });
         };
         let at = self.account(Some(&name.account))?;
-        match self.contacts.store.accept_key(self.names.settled(at, &address))? {
+        let expected = tox_id.map(|text| text.trim().parse::<ToxId>()).transpose();
+        let expected = expected.map_err(|error| Failure::Invalid(format!("{error}")))?;
+        match self.contacts.store.accept_key(self.names.settled(at, &address), expected)? {
             Accepted::Pinned => {}
             Accepted::Blocked => {
                 return Err(Failure::Conflict("that key is blocked: toxctl contact unblock it first".into()));
             }
-            Accepted::NoOffer | Accepted::OtherKey(_) => {
+            Accepted::OtherKey(key) => {
+                return Err(Failure::Conflict(format!("{address} leads to the key {key} now: toxctl name list")));
+            }
+            Accepted::NoOffer => {
                 return Err(Failure::NotFound(format!("no new key of {address} waits any more")));
             }
         }
         // The nickname went over to the new contact.
-        for contact in self.reader()?.contacts(Some(&name.account))? {
+        let concerned: Vec<PublicKey> =
+            name.pin.map(|pin| pin.key).into_iter().chain(name.offer.map(|offer| offer.found.id.key())).collect();
+        let contacts = self.reader()?.contacts(Some(&name.account))?;
+        for contact in contacts.into_iter().filter(|contact| concerned.contains(&contact.key)) {
             self.contacts.directory.put(at, contact.key, contact.nick);
         }
         let name = self.reader()?.name(&name.account, &of)?;
@@ -390,17 +412,21 @@ impl Backend for Manager {
     fn records(&self, account: Option<&str>) -> Result<Vec<api::Record>, Failure> {
         self.check_account(account)?;
         let mut records = Vec::new();
-        for (at, own) in self.contacts.directory.accounts().iter().enumerate() {
-            if account.is_none_or(|account| account == own.name) {
-                let published = self.names.runtime.block_on(self.names.published(at));
-                records.extend(published.into_iter().map(|published| api::Record {
-                    account: own.name.clone(),
-                    address: published.address,
-                    record: published.record,
-                    correct: published.correct,
-                    text: published.text,
-                }));
+        let accounts = self.contacts.directory.accounts();
+        let published = futures_util::future::join_all((0..accounts.len()).map(|at| async move {
+            match account.is_none_or(|account| account == accounts[at].name) {
+                true => self.names.published(at).await,
+                false => Vec::new(),
             }
+        }));
+        for (own, published) in accounts.iter().zip(self.names.runtime.block_on(published)) {
+            records.extend(published.into_iter().map(|published| api::Record {
+                account: own.name.clone(),
+                address: published.address,
+                record: published.record,
+                correct: published.correct,
+                text: published.text,
+            }));
         }
         Ok(records)
     }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::identity::name::finding::{Finding, Found, Proof};
 use crate::identity::name::record;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::address::Address;
-use crate::store::{Reader, Settled};
+use crate::store::{Accepted, Reader, Settled};
 
 /// How many look-ups run at a time.
 const AT_ONCE: usize = 8;
@@ -33,8 +34,14 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// How many look-ups of authors' addresses one contact may cause in an hour.
 const AUTHORS: usize = 10;
 const AUTHORS_PER: Duration = Duration::from_secs(3600);
-/// How long mail may be kept waiting for the look-up of its author's address.
+/// How many of their names may be pinned to one contact by its own mail.
+const AUTHORS_PINNED: usize = 20;
+/// How many such look-ups may keep mail waiting at a time; there are more threads to deliver than that.
+const AUTHORS_AT_ONCE: usize = 4;
+/// How long mail may be kept waiting for one.
 const AUTHOR_LIMIT: Duration = Duration::from_secs(10);
+/// How long the answer is kept that there was none.
+const AUTHOR_FAILED: Duration = Duration::from_secs(60);
 
 /// How the agent uses names.
 pub struct Names {
@@ -46,6 +53,8 @@ pub struct Names {
     pub incoming: Incoming,
     /// How long until a pinned name is looked up again, in milliseconds; 0: only when asked to.
     pub refresh: i64,
+    /// The longest time between two look-ups of a name, in milliseconds.
+    pub horizon: i64,
     /// The contacts.
     pub contacts: Contacts,
     /// Their Tox IDs, by account.
@@ -58,12 +67,16 @@ pub struct Names {
     pub wake: Arc<Notify>,
     /// What was looked up for authors, by account and contact.
     pub authors: Mutex<HashMap<(usize, PublicKey), Vec<Author>>>,
+    /// How many look-ups for authors are under way.
+    pub looking: AtomicUsize,
 }
 
 /// The answer to one question about an author's address.
 pub struct Author {
     address: String,
     at: Instant,
+    /// How long the answer is good.
+    keep: Duration,
     doubt: Option<&'static str>,
 }
 
@@ -164,7 +177,8 @@ impl Names {
         let due = blocking(move || {
             let now = names.contacts.clock.queue_ms();
             let reader = Reader::open(&names.state_dir)?;
-            Ok((reader.due_names(now)?, reader.next_lookup(now)?.map(|next| next - now)))
+            let horizon = now.saturating_add(names.horizon);
+            Ok((reader.due_names(now, horizon)?, reader.next_lookup(now, horizon)?.map(|next| next - now)))
         });
         let Some((due, next)) = due.await else { return LOOK };
         for name in due {
@@ -251,9 +265,14 @@ impl Names {
             if !accept {
                 return;
             }
-            match self.contacts.accept(account, key, None) {
-                Ok(()) => log::info!("{name}: friend request of {key} accepted (names.incoming)"),
-                Err(error) => log::error!("{name}: cannot accept the friend request of {key}: {error}"),
+            match self.contacts.accept_open(account, key) {
+                Ok(true) => log::info!("{name}: friend request of {key} accepted (names.incoming)"),
+                // The operator was faster.
+                Ok(false) => return,
+                Err(error) => {
+                    log::error!("{name}: cannot accept the friend request of {key}: {error}");
+                    return;
+                }
             }
             if let (Some(found), Some(address)) = (verified, claim)
                 && let Err(error) = self.contacts.store.confirm(self.settled(account, &address), found)
@@ -273,50 +292,77 @@ impl Names {
     }
 
     /// Why an author's address that is not pinned to the contact is none of the contact's; `None` if a look-up proves that
-    /// it is, which is then pinned. One contact causes a bounded number of look-ups, each answer is kept for an hour.
-    pub fn doubt(&self, account: usize, key: &PublicKey, address: &Address) -> Option<&'static str> {
+    /// it is, which is then pinned. `pinned` is how many others are. One contact causes a bounded number of look-ups.
+    pub fn doubt(
+        self: &Arc<Self>,
+        account: usize,
+        key: &PublicKey,
+        address: &Address,
+        pinned: usize,
+    ) -> Option<&'static str> {
         const NOT_THIS: Option<&str> = Some("From is not an address of this peer");
+        const TOO_MANY: Option<&str> = Some("From was not looked up, too many names from this peer");
         if self.resolver.is_none() {
             return NOT_THIS;
         }
         let (of, text) = (address.lowered(), address.lowered().to_string());
+        let name = &self.contacts.directory.accounts()[account].name;
+        let known = Reader::open(&self.state_dir).and_then(|reader| reader.name(name, &text)).ok().flatten();
+        if known.and_then(|known| known.pin).is_some_and(|pin| pin.key != *key) {
+            return Some("From is pinned to another key");
+        }
         {
             let mut authors = self.authors.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = authors.entry((account, *key)).or_default();
-            known.retain(|author| author.at.elapsed() < AUTHORS_PER);
-            if let Some(author) = known.iter().find(|author| author.address == text) {
+            let asked = authors.entry((account, *key)).or_default();
+            asked.retain(|author| author.at.elapsed() < AUTHORS_PER);
+            let good = |author: &&Author| author.address == text && author.at.elapsed() < author.keep;
+            if let Some(author) = asked.iter().find(good) {
                 return author.doubt;
             }
-            if known.len() >= AUTHORS {
-                return Some("From was not looked up, too many names from this peer");
+            if asked.len() >= AUTHORS || pinned >= AUTHORS_PINNED {
+                return TOO_MANY;
+            }
+            if self.looking.fetch_add(1, Ordering::Relaxed) >= AUTHORS_AT_ONCE {
+                self.looking.fetch_sub(1, Ordering::Relaxed);
+                return Some("From was not looked up, too many others are");
             }
             // Noted before the answer is there, so that many mails at once ask once.
-            known.push(Author {
-                address: text.clone(),
-                at: Instant::now(),
-                doubt: Some("From is still being looked up"),
-            });
+            let doubt = Some("From is still being looked up");
+            asked.push(Author { address: text.clone(), at: Instant::now(), keep: AUTHORS_PER, doubt });
         }
-        let looked_up = self.runtime.block_on(async { tokio::time::timeout(AUTHOR_LIMIT, self.look_up(&of)).await });
-        let doubt = match looked_up.map(|report| report.finding) {
-            Ok(Finding::Found(found)) if found.id.key() == *key && found.proof == Proof::Secure => {
-                match self.contacts.store.confirm(self.settled(account, &of), found) {
-                    Ok(crate::store::Accepted::Pinned) => None,
-                    Ok(crate::store::Accepted::OtherKey(_)) => Some("From is pinned to another key"),
+        // On a thread of the runtime: validating goes deeper than the stack of a thread that delivers.
+        let (names, asked) = (self.clone(), of.clone());
+        let look_up = async move { tokio::time::timeout(AUTHOR_LIMIT, names.look_up(&asked)).await };
+        let looked_up = self.runtime.block_on(self.runtime.spawn(look_up));
+        self.looking.fetch_sub(1, Ordering::Relaxed);
+        let finding = match looked_up {
+            Ok(Ok(report)) => report.finding,
+            Ok(Err(_)) | Err(_) => Finding::Failed("no answer in time".into()),
+        };
+        let mut keep = AUTHORS_PER;
+        let doubt = match finding {
+            Finding::Found(found) if found.id.key() == *key && found.proof == Proof::Secure => {
+                // Never looked up again by itself: a contact must not cause look-ups for ever.
+                match self.contacts.store.confirm(Settled { refresh: 0, ..self.settled(account, &of) }, found) {
+                    Ok(Accepted::Pinned) => None,
+                    Ok(Accepted::OtherKey(_)) => Some("From is pinned to another key"),
                     _ => NOT_THIS,
                 }
             }
-            Ok(Finding::Found(found)) if found.id.key() == *key => Some("From leads to this peer, without DNSSEC"),
-            Ok(Finding::Found(_)) => Some("From leads to another key"),
-            Ok(Finding::Nothing { .. }) => NOT_THIS,
-            Ok(Finding::Failed(_)) | Err(_) => Some("From could not be looked up"),
+            Finding::Found(found) if found.id.key() == *key => Some("From leads to this peer, without DNSSEC"),
+            Finding::Found(_) => Some("From leads to another key"),
+            Finding::Nothing { .. } => NOT_THIS,
+            Finding::Failed(_) => {
+                keep = AUTHOR_FAILED;
+                Some("From could not be looked up")
+            }
         };
         // What is proved is pinned from now on, and asked for here only once it is not any more.
         let kept = doubt.or(Some("From was an address of this peer a short time ago"));
         let mut authors = self.authors.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = authors.entry((account, *key)).or_default();
-        if let Some(author) = known.iter_mut().find(|author| author.address == text) {
-            author.doubt = kept;
+        let asked = authors.entry((account, *key)).or_default();
+        if let Some(author) = asked.iter_mut().rev().find(|author| author.address == text) {
+            (author.doubt, author.keep) = (kept, keep);
         }
         doubt
     }

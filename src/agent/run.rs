@@ -33,7 +33,7 @@ use crate::mail::address::Address;
 use crate::mail::notice::{self, Notice, Original, Recipient};
 use crate::mail::status::Refusal;
 use crate::mail::trace;
-use crate::store::{Action, Composer, Event, Policy, Reader, Report, Store};
+use crate::store::{Action, Composer, DENIAL_WAIT, Event, Policy, Reader, Report, Store};
 use crate::telemetry::clock::Clock;
 use crate::tox::{self, Tox};
 use crate::{control, dns, socket, telemetry};
@@ -223,8 +223,10 @@ fn names(
         allow_toxme: settings.allow_toxme,
         domains: settings.domains.iter().map(domain).collect(),
     };
-    let _inside = runtime.enter();
+    let longest = settings.refresh.max(config.queue.retry_max);
     Ok(Names {
+        horizon: i64::try_from(longest.as_millis()).unwrap_or(i64::MAX).max(DENIAL_WAIT),
+        looking: std::sync::atomic::AtomicUsize::new(0),
         resolver: if settings.lookup { Some(dns::Resolver::new(options)?) } else { None },
         policy: settings.policy,
         incoming: settings.incoming,
@@ -300,7 +302,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
                     if let Some(directory) = directory_slot.get()
                         && let Some(at) = directory.account(&account)
                     {
-                        directory.put(at, id.key(), directory.nick(at, &id.key()));
+                        directory.ensure(at, id.key());
                     }
                     send(&account, Command::AskFriend(id, message, None));
                 }

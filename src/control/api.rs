@@ -233,6 +233,25 @@ pub struct Record {
     pub text: String,
 }
 
+/// One element of `GET /v1/blocked?account=`: a key on the block list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// Who has blocked it.
+    pub account: String,
+    /// The key.
+    pub key: String,
+    /// When.
+    pub since: i64,
+}
+
+/// The body of `POST /v1/names/{address}/accept-key?account=`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptKey {
+    /// The Tox ID that was compared; any that was found without it.
+    pub tox_id: Option<String>,
+}
+
 /// The body of `POST /v1/contacts/{who}/rename?account=`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
-    Accept, ApiError, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name, NewContact, QueuePage,
-    Record, Refreshed, Rename, Status,
+    Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name,
+    NewContact, QueuePage, Record, Refreshed, Rename, Status,
 };
 
 /// The largest answer taken, in octets.
@@ -153,9 +153,17 @@ impl Client {
     ///
     /// # Errors
     /// As of all calls.
-    pub fn accept_key(&self, account: Option<&str>, address: &str) -> Result<Name, ClientError> {
+    pub fn accept_key(&self, account: Option<&str>, address: &str, key: &AcceptKey) -> Result<Name, ClientError> {
         let path = format!("/v1/names/{}/accept-key{}", escaped(address), query(&[("account", account)]));
-        decode(&self.call(Method::POST, &path, Bytes::new())?)
+        decode(&self.call(Method::POST, &path, body(key)?)?)
+    }
+
+    /// The block list of `account`, or of all accounts.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn blocked(&self, account: Option<&str>) -> Result<Vec<Blocked>, ClientError> {
+        self.get("/v1/blocked", &[("account", account)])
     }
 
     /// Has names looked up again: all, or those of one contact or address.

@@ -56,11 +56,17 @@ pub trait Backend: Send + Sync + 'static {
     /// There is no such account.
     fn names(&self, account: Option<&str>) -> Result<Vec<api::Name>, Failure>;
 
-    /// Pins the key that a name was found to lead to.
+    /// Pins the key that a name was found to lead to; with a Tox ID, only if it is that.
     ///
     /// # Errors
-    /// There is nothing to accept.
-    fn accept_key(&self, account: Option<&str>, address: &str) -> Result<api::Name, Failure>;
+    /// There is nothing to accept, or something else.
+    fn accept_key(&self, account: Option<&str>, address: &str, tox_id: Option<&str>) -> Result<api::Name, Failure>;
+
+    /// The block list of `account`, or of all accounts.
+    ///
+    /// # Errors
+    /// There is no such account.
+    fn blocked(&self, account: Option<&str>) -> Result<Vec<api::Blocked>, Failure>;
 
     /// Has names looked up again: all, or those of one contact or address.
     ///

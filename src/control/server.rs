@@ -28,7 +28,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::api::{Accept, ApiError, Flush, NewContact, QueuePage, Rename};
+use super::api::{Accept, AcceptKey, ApiError, Flush, NewContact, QueuePage, Rename};
 use super::{Backend, Failure};
 
 /// The largest request body, in octets.
@@ -98,6 +98,7 @@ fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
         .route("/v1/contacts/{who}/rename", post(rename_contact))
         .route("/v1/contacts/{who}/block", post(block))
         .route("/v1/contacts/{who}/unblock", post(unblock))
+        .route("/v1/blocked", get(blocked))
         .route("/v1/names", get(names))
         .route("/v1/names/refresh", post(refresh))
         .route("/v1/names/{address}/accept-key", post(accept_key))
@@ -294,9 +295,20 @@ async fn refresh(agent: Agent, which: Result<Query<Which>, QueryRejection>) -> R
     Ok(Json(refreshed).into_response())
 }
 
-async fn accept_key(agent: Agent, UrlPath(address): UrlPath<String>, of: Account) -> Result<Response, Reply> {
+async fn accept_key(
+    agent: Agent,
+    UrlPath(address): UrlPath<String>,
+    of: Account,
+    body: Body<AcceptKey>,
+) -> Result<Response, Reply> {
+    let (Query(of), Json(key)) = (of?, body?);
+    let accept = move |agent: &dyn Backend| agent.accept_key(of.account.as_deref(), &address, key.tox_id.as_deref());
+    Ok(Json(ask(agent, accept).await?).into_response())
+}
+
+async fn blocked(agent: Agent, of: Account) -> Result<Response, Reply> {
     let Query(of) = of?;
-    Ok(Json(ask(agent, move |agent| agent.accept_key(of.account.as_deref(), &address)).await?).into_response())
+    Ok(Json(ask(agent, move |agent| agent.blocked(of.account.as_deref())).await?).into_response())
 }
 
 async fn look_up(agent: Agent, UrlPath(address): UrlPath<String>) -> Result<Response, Reply> {

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{DEFAULT_CONTROL_SOCKET, DEFAULT_PATH};
-use crate::control::api::{Accept, Flush, NewContact, Rename};
+use crate::control::api::{Accept, AcceptKey, Flush, NewContact, Rename};
 use crate::control::client::{Client, ClientError};
 use crate::identity::tox_id::ToxId;
 
@@ -112,7 +112,11 @@ enum ContactCommand {
     AcceptKey {
         /// The address
         address: String,
+        /// The Tox ID that you have compared: if the address leads elsewhere by now, nothing is done
+        tox_id: Option<String>,
     },
+    /// List the keys on the block list
+    Blocked,
     /// Look up the addresses of contacts again: all, or those of one
     Refresh {
         /// A key, a Tox ID, a nick or an address
@@ -321,8 +325,12 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             client.block(account, who, false)?;
             say(cli, out, "unblocked", who)?;
         }
-        Command::Contact(ContactCommand::AcceptKey { address }) => {
-            let name = client.accept_key(account, address)?;
+        Command::Contact(ContactCommand::Blocked) => {
+            let blocked = client.blocked(account)?;
+            if cli.json { print(out, &blocked)? } else { names::blocked(out, &blocked, now())? }
+        }
+        Command::Contact(ContactCommand::AcceptKey { address, tox_id }) => {
+            let name = client.accept_key(account, address, &AcceptKey { tox_id: tox_id.clone() })?;
             if cli.json { print(out, &name)? } else { names::accepted(out, &name)? }
         }
         Command::Contact(ContactCommand::Refresh { who }) => {

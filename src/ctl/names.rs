@@ -6,7 +6,7 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
 use super::show::{clean, plural, span, table};
-use crate::control::api::{ContactDetails, ContactState, Lookup, Name, NameState, Record, Refreshed};
+use crate::control::api::{Blocked, ContactDetails, ContactState, Lookup, Name, NameState, Record, Refreshed};
 
 /// The key's first 16 digits, which is how log lines name it.
 fn short(key: &str) -> String {
@@ -47,7 +47,11 @@ pub(super) fn list(out: &mut dyn Write, names: &[Name]) -> io::Result<()> {
         }
         if let Some(offer) = &name.offer {
             let (id, proof) = (clean(&offer.tox_id), clean(&offer.proof));
-            writeln!(out, "{}: compare with its owner: {id} ({proof})", clean(&name.address))?;
+            let address = clean(&name.address);
+            writeln!(
+                out,
+                "{address}: compare with its owner, then: toxctl contact accept-key {address} {id} ({proof})"
+            )?;
         }
     }
     Ok(())
@@ -103,7 +107,15 @@ pub(super) fn contact(out: &mut dyn Write, details: &ContactDetails, now: i64) -
 pub(super) fn accepted(out: &mut dyn Write, name: &Name) -> io::Result<()> {
     let key = name.key.as_deref().map(short).unwrap_or_default();
     writeln!(out, "{}: {} leads to key {key}... from now on", clean(&name.account), clean(&name.address))?;
-    writeln!(out, "the contact with the old key is still there: toxctl contact list, toxctl contact remove")
+    writeln!(out, "a contact with another key that it had before is still there: toxctl contact list, contact remove")
+}
+
+pub(super) fn blocked(out: &mut dyn Write, blocked: &[Blocked], now: i64) -> io::Result<()> {
+    if blocked.is_empty() {
+        return writeln!(out, "nobody is blocked");
+    }
+    let row = |one: &Blocked| vec![clean(&one.account), format!("{} ago", span(now - one.since)), clean(&one.key)];
+    table(out, &["ACCOUNT", "SINCE", "KEY"], &blocked.iter().map(row).collect::<Vec<_>>())
 }
 
 pub(super) fn refreshed(out: &mut dyn Write, refreshed: Refreshed) -> io::Result<()> {

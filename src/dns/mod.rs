@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use hickory_resolver::TokioResolver;
@@ -17,6 +17,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
 use hickory_resolver::proto::dnssec::{Proof as DnsProof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record as DnsRecord, RecordType};
@@ -25,12 +26,14 @@ use tokio::time::error::Elapsed;
 
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::name::query::{self, Query};
-use crate::identity::name::record::{self, Record};
+use crate::identity::name::record::{self, NoId, Record};
 use crate::identity::name::signature::{self, Verdict};
 use crate::identity::name::tox3;
 use crate::identity::tox_id::ToxId;
 use crate::mail::address::Address;
 
+/// Where the system's DNS servers are named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How many CNAME records are followed.
 const MAX_CHAIN: usize = 8;
 /// The domains of the historic name services. Their owners changed; whoever has them now decides who a name is.
@@ -92,10 +95,20 @@ pub struct Report {
 
 /// Looks names up.
 pub struct Resolver {
-    inner: TokioResolver,
+    /// Made when it is first needed, and anew when `/etc/resolv.conf` has changed: a laptop moves from net to net.
+    inner: Mutex<Option<(Option<SystemTime>, TokioResolver)>>,
+    anchors: Option<Arc<TrustAnchors>>,
     options: Options,
     /// For each domain with a tox3 key, the state of its encrypted queries.
     tox3: Mutex<Vec<(String, tox3::Client)>>,
+}
+
+/// What a node of the DNS says of an address.
+enum Asked {
+    /// There is no Tox record: the domain's may be meant.
+    Absent { proved: bool, text: String },
+    /// It is the answer, whatever it is worth.
+    Told(Finding),
 }
 
 /// What one TXT query brought.
@@ -107,42 +120,63 @@ enum Answer {
 }
 
 impl Resolver {
-    /// A resolver. Asks nothing yet. Must be called within a tokio runtime.
+    /// A resolver. Asks nothing yet.
     ///
     /// # Errors
-    /// The system's configuration or the trust anchor cannot be read.
-    pub fn new(options: Options) -> anyhow::Result<Self> {
-        let mut builder = if options.servers.is_empty() {
-            TokioResolver::builder_tokio().context("cannot read /etc/resolv.conf")?
+    /// The trust anchor cannot be read.
+    pub fn new(mut options: Options) -> anyhow::Result<Self> {
+        let anchors = options.trust_anchor.as_deref().map(anchors).transpose()?.map(Arc::new);
+        options.domains.iter_mut().for_each(|domain| domain.name = ascii(&domain.name));
+        Ok(Self { inner: Mutex::new(None), anchors, options, tox3: Mutex::new(Vec::new()) })
+    }
+
+    /// The resolver for the servers as they are now. The error is for the user.
+    fn inner(&self) -> Result<TokioResolver, String> {
+        let system = self.options.servers.is_empty();
+        let changed = system.then(|| std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok()).flatten();
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*inner {
+            Some((made, resolver)) if *made == changed => return Ok(resolver.clone()),
+            _ => {}
+        }
+        let resolver = self.build().map_err(|error| format!("no DNS server is known: {error:#}"))?;
+        *inner = Some((changed, resolver.clone()));
+        Ok(resolver)
+    }
+
+    fn build(&self) -> anyhow::Result<TokioResolver> {
+        let servers = &self.options.servers;
+        let mut builder = if servers.is_empty() {
+            TokioResolver::builder_tokio().context(format!("cannot read {RESOLV_CONF}"))?
         } else {
             let server = |at: &SocketAddr| {
                 let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
                 (udp.port, tcp.port) = (at.port(), at.port());
                 // With several servers, one that denies what another has is not believed at once.
-                NameServerConfig::new(at.ip(), options.servers.len() == 1, vec![udp, tcp])
+                NameServerConfig::new(at.ip(), servers.len() == 1, vec![udp, tcp])
             };
-            let config = ResolverConfig::from_name_servers(options.servers.iter().map(server).collect());
+            let config = ResolverConfig::from_name_servers(servers.iter().map(server).collect());
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
         let settings = builder.options_mut();
-        settings.timeout = options.timeout;
+        settings.timeout = self.options.timeout;
         settings.attempts = 1;
         settings.use_hosts_file = ResolveHosts::Never;
         settings.case_randomization = true;
         settings.preserve_intermediates = true;
         settings.cache_size = 0;
         settings.validate = true;
-        if let Some(path) = &options.trust_anchor {
-            builder = builder.with_trust_anchor(Arc::new(anchors(path)?));
+        if let Some(anchors) = &self.anchors {
+            builder = builder.with_trust_anchor(anchors.clone());
         }
-        let inner = builder.build().context("cannot make a resolver")?;
-        Ok(Self { inner, options, tox3: Mutex::new(Vec::new()) })
+        builder.build().context("cannot make a resolver")
     }
 
     /// Looks up where `address` leads: its own name first, then its domain's. Never fails: what goes wrong is a finding.
     pub async fn look_up(&self, address: &Address) -> Report {
         let mut steps = Vec::new();
-        if TOXME.contains(&address.domain()) && !self.options.allow_toxme {
+        let ascii = ascii(address.domain());
+        if TOXME.contains(&ascii.as_str()) && !self.options.allow_toxme {
             let text = format!(
                 "{} was a public name service that closed in 2016 to 2019: whoever owns the domain now would decide who \
                  {address} is. Ask for the Tox ID (toxctl contact add TOX-ID), or set names.allow_toxme",
@@ -157,15 +191,16 @@ impl Resolver {
                 return Report { finding, proof: "none", steps };
             }
         };
-        let domain = self.options.domains.iter().find(|domain| domain.name == address.domain());
+        let domain = self.options.domains.iter().find(|domain| domain.name == ascii);
         if let Some((domain, key)) = domain.and_then(|domain| Some((domain, domain.tox3_key?))) {
             let (finding, proof) = self.ask_tox3(address, &domain.name, key, &mut steps).await;
             return Report { finding, proof, steps };
         }
         let sign_key = domain.and_then(|domain| domain.sign_key);
         let (first, proof) = self.ask(address, &own, Via::Name, sign_key, &mut steps).await;
-        let Finding::Nothing { proved: first_proved, text: first_text } = first else {
-            return Report { finding: first, proof, steps };
+        let (first_proved, first_text) = match first {
+            Asked::Absent { proved, text } => (proved, text),
+            Asked::Told(finding) => return Report { finding, proof, steps },
         };
         let whole = match Query::of_domain(address.domain()) {
             Ok(query) => query,
@@ -175,6 +210,10 @@ impl Resolver {
             }
         };
         let (second, second_proof) = self.ask(address, &whole, Via::Domain, sign_key, &mut steps).await;
+        let second = match second {
+            Asked::Absent { proved, text } => Finding::Nothing { proved, text },
+            Asked::Told(finding) => finding,
+        };
         match second {
             // The denial of the name itself is part of the way to the domain's record.
             Finding::Found(mut found) => {
@@ -199,45 +238,32 @@ impl Resolver {
         via: Via,
         sign_key: Option<[u8; 32]>,
         steps: &mut Vec<Step>,
-    ) -> (Finding, &'static str) {
+    ) -> (Asked, &'static str) {
+        let told = |finding| (Asked::Told(finding), "none");
         let texts = match self.texts(query, steps).await {
             Ok((Answer::Texts(texts, proof), _)) => (texts, proof),
-            Ok((Answer::Nothing { proved, text }, proof)) => return (Finding::Nothing { proved, text }, proof),
+            Ok((Answer::Nothing { proved, text }, proof)) => return (Asked::Absent { proved, text }, proof),
             Ok((Answer::Bogus, proof)) => {
-                return (Finding::Failed(self.why_bogus(address.domain(), steps).await), proof);
+                return (Asked::Told(Finding::Failed(self.why_bogus(address.domain(), steps).await)), proof);
             }
-            Ok((Answer::Failed(text), proof)) => return (Finding::Failed(text), proof),
-            Err(text) => return (Finding::Nothing { proved: true, text }, "none"),
+            Ok((Answer::Failed(text), _)) => return told(Finding::Failed(text)),
+            Err(text) => return told(Finding::Nothing { proved: true, text }),
         };
         let (texts, proof) = texts;
         let proved = proof == Proof::Secure;
+        let absent = || (Asked::Absent { proved, text: format!("{query} has no Tox record") }, word(proof));
         let finding = match record::select(&texts) {
-            Ok(Some(Record::Tox1 { id, sign })) => match sign_key {
-                Some(key) => signed(address, query, &id, sign.as_deref(), &key).unwrap_or(Finding::Found(Found {
-                    id,
-                    via,
-                    method: Method::Tox1,
-                    proof,
-                })),
-                None => Finding::Found(Found { id, via, method: Method::Tox1, proof }),
+            Ok(Some(record)) => match (record.id(), sign_key) {
+                (Ok(id), key) => key
+                    .and_then(|key| signed(address, query, &id, record.sign(), &key))
+                    .unwrap_or(Finding::Found(Found { id, via, method: Method::Tox1, proof })),
+                (Err(NoId::DomainKey), _) => return absent(),
+                (Err(why), _) => Finding::Nothing { proved, text: format!("{query}: {why}") },
             },
-            Ok(Some(Record::Tox2 { .. })) => Finding::Nothing {
-                proved,
-                text: format!(
-                    "{query} is a tox2 record, which withholds part of the Tox ID behind a PIN: ask for the whole Tox ID \
-                     (toxctl contact add TOX-ID)"
-                ),
-            },
-            Ok(Some(Record::Tox3 { .. })) => Finding::Nothing {
-                proved,
-                text: format!("{query} is an encrypted tox3 record: the domain's key must be set in [[names.domain]]"),
-            },
-            Ok(Some(Record::DomainKey { .. }) | None) => {
-                Finding::Nothing { proved, text: format!("{query} has no Tox record") }
-            }
+            Ok(None) => return absent(),
             Err(error) => Finding::Failed(format!("{query}: {error}")),
         };
-        (finding, word(proof))
+        (Asked::Told(finding), word(proof))
     }
 
     /// Asks for TXT records. The error says why `query` is no name.
@@ -246,9 +272,13 @@ impl Resolver {
         let start = Instant::now();
         // hickory's own limit counts for each attempt; this one for all of them, and the chain of keys.
         let limit = self.options.timeout * 2;
-        let result = tokio::time::timeout(limit, self.inner.lookup(name.clone(), RecordType::TXT)).await;
+        let resolver = match self.inner() {
+            Ok(resolver) => resolver,
+            Err(text) => return Ok((Answer::Failed(text), "none")),
+        };
+        let result = tokio::time::timeout(limit, resolver.lookup(name.clone(), RecordType::TXT)).await;
         let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let result = self.without_alias(&name, result).await;
+        let result = self.without_alias(&resolver, &name, result).await;
         let (answer, outcome) = match result {
             Err(_) => (Answer::Failed(format!("{query}: the DNS did not answer in time")), "timeout".to_owned()),
             Ok(Ok(lookup)) => match collect(&name, lookup.answers()) {
@@ -275,9 +305,10 @@ impl Resolver {
     }
 
     /// A proof that nothing is there may be one about another name, to which an alias led that nobody has proved. So a denial
-    /// counts as proved only if it is also proved that the name is no alias, or the alias itself is proved.
+    /// counts as proved only if it is also proved that the name is no alias.
     async fn without_alias(
         &self,
+        resolver: &TokioResolver,
         name: &Name,
         result: Result<Result<Lookup, NetError>, Elapsed>,
     ) -> Result<Result<Lookup, NetError>, Elapsed> {
@@ -286,10 +317,11 @@ impl Resolver {
             return result;
         }
         let alias =
-            tokio::time::timeout(self.options.timeout * 2, self.inner.lookup(name.clone(), RecordType::CNAME)).await;
+            tokio::time::timeout(self.options.timeout * 2, resolver.lookup(name.clone(), RecordType::CNAME)).await;
         let proved = match &alias {
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => denial_proved(none),
-            Ok(Ok(lookup)) => lookup.answers().iter().all(|record| record.proof == DnsProof::Secure),
+            // Only its first step is known here: further ones may be anybody's.
+            Ok(Ok(_)) => false,
             _ => return alias,
         };
         if proved {
@@ -303,8 +335,11 @@ impl Resolver {
     /// Tells an attack or a broken zone from a resolver that passes no DNSSEC at all, by which everything is bogus.
     async fn why_bogus(&self, domain: &str, steps: &mut Vec<Step>) -> String {
         let start = Instant::now();
-        let root =
-            tokio::time::timeout(self.options.timeout * 2, self.inner.lookup(Name::root(), RecordType::SOA)).await;
+        let resolver = match self.inner() {
+            Ok(resolver) => resolver,
+            Err(text) => return text,
+        };
+        let root = tokio::time::timeout(self.options.timeout * 2, resolver.lookup(Name::root(), RecordType::SOA)).await;
         let passes = matches!(&root, Ok(Ok(lookup))
             if lookup.answers().iter().any(|record| record.proof == DnsProof::Secure));
         steps.push(Step {
@@ -338,7 +373,7 @@ impl Resolver {
         };
         let query = match request.query(domain) {
             Ok(query) => query,
-            Err(error) => return (Finding::Failed(format!("{address}: {error}")), "none"),
+            Err(error) => return (Finding::Nothing { proved: true, text: format!("{address}: {error}") }, "none"),
         };
         let texts = match self.texts(&query, steps).await {
             Ok((Answer::Texts(texts, _), _)) => texts,
@@ -480,6 +515,12 @@ fn collect(name: &Name, answers: &[DnsRecord]) -> Collected {
     Collected::Nothing
 }
 
+/// A domain as the DNS has it: other letters than ASCII's encoded (IDNA), in lower case.
+fn ascii(domain: &str) -> String {
+    let encoded = Name::from_utf8(domain).map(|name| name.to_ascii());
+    encoded.unwrap_or_else(|_| domain.to_owned()).trim_end_matches('.').to_lowercase()
+}
+
 /// What an error means, and its name for people.
 fn failure(query: &Query, error: &NetError) -> (Answer, String) {
     let nothing = |code: ResponseCode, proved: bool| {
@@ -506,8 +547,14 @@ fn failure(query: &Query, error: &NetError) -> (Answer, String) {
     }
 }
 
-/// Whether all records that deny are proved.
+/// Whether all records that deny are proved. An NSEC3 record with opt-out leaves room for names of unsigned zones (RFC 5155
+/// section 9.2), and so proves nothing.
 fn denial_proved(none: &NoRecords) -> bool {
+    let opts_out =
+        |record: &DnsRecord| matches!(&record.data, RData::DNSSEC(DNSSECRData::NSEC3(nsec3)) if nsec3.opt_out());
+    if none.authorities.iter().flat_map(|records| records.iter()).any(opts_out) {
+        return false;
+    }
     let proofs = none.authorities.iter().flat_map(|records| records.iter()).map(|record| record.proof);
     proofs.min() == Some(DnsProof::Secure)
 }

@@ -113,6 +113,27 @@ impl Store {
         })
     }
 
+    /// Takes one whose request is open as a contact, at `seconds` since the epoch; whether it is open still, and he is not
+    /// blocked.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn accept_request(&self, account: &str, key: PublicKey, seconds: i64) -> Result<bool, StoreError> {
+        let account = account.to_owned();
+        self.call(move |session| {
+            let db = session.connection;
+            let sql = "DELETE FROM request WHERE account = ? AND key = ? AND refused = 0";
+            if is_blocked(db, &account, &key)? || db.execute(sql, params![account, key.0])? == 0 {
+                return Ok(false);
+            }
+            db.execute(
+                "INSERT INTO contact (account, key, accepted, added) VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING",
+                params![account, key.0, seconds],
+            )?;
+            Ok(true)
+        })
+    }
+
     /// Removes a contact with the names pinned to it; whether it was there. Mail queued for it stays until it expires or the contact comes back.
     ///
     /// # Errors
@@ -120,15 +141,8 @@ impl Store {
     pub fn remove_contact(&self, account: &str, key: PublicKey) -> Result<bool, StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
+            super::names::forget(session, &account, &key)?;
             let db = session.connection;
-            // What is held waits until somebody says where it goes, and does not go where the DNS says meanwhile.
-            db.execute(
-                "UPDATE recipient SET status = '4.7.1', text = 'its contact was removed: toxctl contact add ' || name
-                 WHERE account = ?1 AND peer IS NULL AND name IN
-                 (SELECT address FROM name WHERE account = ?1 AND key = ?2)",
-                params![account, key.0],
-            )?;
-            db.execute("DELETE FROM name WHERE account = ? AND key = ?", params![account, key.0])?;
             let removed = db.execute("DELETE FROM contact WHERE account = ? AND key = ?", params![account, key.0])?;
             Ok(removed > 0)
         })
@@ -250,9 +264,11 @@ impl Store {
         let account = account.to_owned();
         self.call(move |session| {
             let db = session.connection;
-            let removed = db.execute("DELETE FROM blocked WHERE account = ? AND key = ?", params![account, key.0])?;
-            super::names::release_all(session, &account, &key)?;
-            Ok(removed > 0)
+            let removed = db.execute("DELETE FROM blocked WHERE account = ? AND key = ?", params![account, key.0])? > 0;
+            if removed {
+                super::names::release_all(session, &account, &key)?;
+            }
+            Ok(removed)
         })
     }
 

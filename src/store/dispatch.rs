@@ -127,6 +127,12 @@ impl Store {
 pub(super) fn fill(session: &mut Session<'_>) -> rusqlite::Result<Vec<Work>> {
     let now = (session.policy.now)();
     let mut work = Vec::new();
+    let looked_at = |link: &Link| link.look || link.due.is_some_and(|due| due <= now);
+    let links = &session.dispatcher.links;
+    let looked_at: Vec<_> = links.iter().filter(|(_, link)| looked_at(link)).map(|(whose, _)| whose.clone()).collect();
+    for (account, peer) in looked_at {
+        super::names::hold_changed(session, &account, &peer)?;
+    }
     for ((account, peer), link) in &mut session.dispatcher.links {
         let due = link.due.is_some_and(|due| due <= now);
         if !link.look && !due {

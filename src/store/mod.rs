@@ -23,7 +23,7 @@ mod tests;
 pub use bodies::{BodyFile, BodyWriter, EncodedBody};
 pub use contacts::{Contact, Request};
 pub use dispatch::Work;
-pub use names::{Accepted, Name, Offer, Pin, Settled};
+pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,
     Report,

@@ -19,7 +19,7 @@ use crate::mail::address::Address;
 use crate::mail::status::Refusal;
 
 /// The shortest time between look-ups that find nothing, in milliseconds: an outage must not look like an absence.
-const DENIAL_WAIT: i64 = 30 * 60_000;
+pub const DENIAL_WAIT: i64 = 30 * 60_000;
 
 /// The key that was accepted for a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +64,12 @@ pub struct Name {
     pub attempts: u32,
     /// When the next is due, in milliseconds of the queue clock.
     pub next_lookup: Option<i64>,
-    /// How many recipients wait for it.
-    pub waiting: u64,
+    /// Of those: that found nothing, without a proof.
+    pub denials: u32,
+    /// Whether its contact was removed, so that only the operator may pin a key again.
+    pub removed: bool,
+    /// How many recipients wait for it; counted by [`Reader::names`] only.
+    pub waiting: Option<u64>,
 }
 
 /// How look-ups go on, and what a new contact is told.
@@ -112,9 +116,10 @@ impl Place {
 }
 
 const NAME: &str = "SELECT account, address, key, via, method, secure, first_seen, last_seen, offer, offer_via,
-    offer_method, offer_secure, offer_since, status, text, attempts, next_lookup,
-    (SELECT count(*) FROM recipient r WHERE r.account = name.account AND r.name = name.address AND r.peer IS NULL)
-    FROM name";
+    offer_method, offer_secure, offer_since, status, text, attempts, next_lookup, denials, removed";
+/// How many recipients wait: to be counted for people, not for each mail.
+const WAITING: &str = "(SELECT count(*) FROM recipient r
+    WHERE r.account = name.account AND r.name = name.address AND r.peer IS NULL)";
 
 fn via_of(number: i64) -> Via {
     if number == 1 { Via::Domain } else { Via::Name }
@@ -178,7 +183,9 @@ impl Name {
             failure: status.zip(text),
             attempts: row.get(15)?,
             next_lookup: row.get(16)?,
-            waiting: row.get::<_, i64>(17)? as u64,
+            denials: row.get(17)?,
+            removed: row.get(18)?,
+            waiting: row.get::<_, Option<i64>>(19)?.map(|count| count as u64),
         })
     }
 }
@@ -196,7 +203,7 @@ fn wire_address(address: &str, key: &PublicKey, via: Via) -> String {
 fn find(session: &Session<'_>, account: &str, address: &str) -> rusqlite::Result<Option<Name>> {
     session
         .connection
-        .prepare_cached(&format!("{NAME} WHERE account = ? AND address = ?"))?
+        .prepare_cached(&format!("{NAME}, NULL FROM name WHERE account = ? AND address = ?"))?
         .query_row([account, address], Name::read)
         .optional()
 }
@@ -233,22 +240,50 @@ pub(super) fn place(session: &mut Session<'_>, account: &str, name: &str, submit
     })
 }
 
-/// Takes back what was queued for a peer under names whose key has changed since. It keeps its mail id: should the change
-/// be taken back, the peer must recognise what it was offered before.
-pub(super) fn hold_changed(db: &rusqlite::Connection, account: &str, peer: &PublicKey) -> rusqlite::Result<()> {
-    let mut changed = db
-        .prepare_cached("SELECT address, status, text FROM name WHERE account = ? AND key = ? AND offer IS NOT NULL")?;
-    let names = changed.query_map(params![account, peer.0], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<String>>(2)?))
-    })?;
-    for name in names {
-        let (address, status, text) = name?;
-        db.prepare_cached(
-            "UPDATE recipient SET peer = NULL, status = ?, text = ?
-             WHERE account = ? AND name = ? AND peer IS NOT NULL AND state = 0",
+/// Takes back what was queued for a peer under names whose key has changed since, and tells its senders. It keeps its mail
+/// id: should the change be taken back, the peer must recognise what it was offered before.
+pub(super) fn hold_changed(session: &mut Session<'_>, account: &str, peer: &PublicKey) -> rusqlite::Result<()> {
+    let changed: Vec<(String, Option<String>, Option<String>)> = session
+        .connection
+        .prepare_cached(
+            "SELECT address, status, text FROM name INDEXED BY name_key
+             WHERE account = ? AND key = ? AND offer IS NOT NULL",
         )?
-        .execute(params![status, text, account, address])?;
+        .query_map(params![account, peer.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (address, status, text) in changed {
+        let held: Vec<i64> = session
+            .connection
+            .prepare_cached(
+                "UPDATE recipient SET peer = NULL, status = ?, text = ?
+                 WHERE account = ? AND name = ? AND peer IS NOT NULL AND state = 0 RETURNING id",
+            )?
+            .query_map(params![status, text, account, address], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        held.into_iter().try_for_each(|id| outcome::warn(session, id))?;
     }
+    Ok(())
+}
+
+/// The contact with this key is removed: its names lead nowhere until the operator says so. Mail that names them waits.
+pub(super) fn forget(session: &mut Session<'_>, account: &str, key: &PublicKey) -> rusqlite::Result<()> {
+    let db = session.connection;
+    db.execute(
+        "DELETE FROM name WHERE account = ?1 AND key = ?2 AND NOT EXISTS
+         (SELECT 1 FROM recipient r WHERE r.account = ?1 AND r.name = name.address)",
+        params![account, key.0],
+    )?;
+    db.execute(
+        "UPDATE recipient SET status = '4.7.1', text = 'its contact was removed: toxctl contact add ' || name
+         WHERE account = ?1 AND peer IS NULL AND name IN
+         (SELECT address FROM name WHERE account = ?1 AND key = ?2)",
+        params![account, key.0],
+    )?;
+    db.execute(
+        "UPDATE name SET key = NULL, offer = NULL, next_lookup = NULL, removed = 1, status = '4.7.1',
+         text = 'its contact was removed: toxctl contact add ' || address WHERE account = ? AND key = ?",
+        params![account, key.0],
+    )?;
     Ok(())
 }
 
@@ -290,7 +325,9 @@ fn release(
 pub(super) fn release_all(session: &mut Session<'_>, account: &str, key: &PublicKey) -> rusqlite::Result<()> {
     let names: Vec<(String, i64)> = session
         .connection
-        .prepare_cached("SELECT address, via FROM name WHERE account = ? AND key = ? AND offer IS NULL")?
+        .prepare_cached(
+            "SELECT address, via FROM name INDEXED BY name_key WHERE account = ? AND key = ? AND offer IS NULL",
+        )?
         .query_map(params![account, key.0], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     names.iter().try_for_each(|(address, via)| release(session, account, address, key, via_of(*via), true))
@@ -310,7 +347,7 @@ fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite:
              ON CONFLICT DO UPDATE SET key = ?3, via = ?4, method = ?5, secure = ?6,
              first_seen = CASE WHEN key = ?3 THEN first_seen ELSE ?7 END, last_seen = ?7,
              offer = NULL, offer_via = NULL, offer_method = NULL, offer_secure = NULL, offer_since = NULL, status = NULL,
-             text = NULL, attempts = 0, denials = 0, next_lookup = ?8",
+             text = NULL, attempts = 0, denials = 0, removed = 0, next_lookup = ?8",
         )?
         .execute(params![
             account,
@@ -344,12 +381,13 @@ fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite:
 /// Makes a contact of a Tox ID, or gives a known one its new ID.
 fn befriend(session: &mut Session<'_>, settled: &Settled, id: &ToxId) -> rusqlite::Result<()> {
     let (account, key) = (&settled.account, id.key());
-    let known: Option<Option<String>> = session
+    let known: Option<(Option<String>, bool)> = session
         .connection
-        .prepare_cached("SELECT tox_id FROM contact WHERE account = ? AND key = ?")?
-        .query_row(params![account, key.0], |row| row.get(0))
+        .prepare_cached("SELECT tox_id, accepted FROM contact WHERE account = ? AND key = ?")?
+        .query_row(params![account, key.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    if known.as_ref().is_some_and(|known| known.as_ref() == Some(&id.to_string())) {
+    let accepted = known.as_ref().is_some_and(|(_, accepted)| *accepted);
+    if known.is_some_and(|(known, _)| known == Some(id.to_string())) {
         return Ok(());
     }
     session
@@ -363,7 +401,10 @@ fn befriend(session: &mut Session<'_>, settled: &Settled, id: &ToxId) -> rusqlit
         .connection
         .prepare_cached("DELETE FROM request WHERE account = ? AND key = ?")?
         .execute(params![account, key.0])?;
-    session.events.push(Event::Ask(account.clone(), *id, settled.message.clone()));
+    // Who has accepted need not be asked again: his nospam is for strangers.
+    if !accepted {
+        session.events.push(Event::Ask(account.clone(), *id, settled.message.clone()));
+    }
     Ok(())
 }
 
@@ -429,8 +470,9 @@ fn hold(session: &mut Session<'_>, settled: &Settled, found: &Found, refusal: &R
     let db = session.connection;
     let pinned: [u8; 32] =
         db.query_row("SELECT key FROM name WHERE account = ? AND address = ?", [account, &address], |row| row.get(0))?;
-    hold_changed(db, account, &PublicKey(pinned))?;
-    let held: Vec<i64> = db
+    hold_changed(session, account, &PublicKey(pinned))?;
+    let held: Vec<i64> = session
+        .connection
         .prepare_cached("SELECT id FROM recipient WHERE account = ? AND name = ? AND peer IS NULL AND warned = 0")?
         .query_map([account, &address], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
@@ -445,19 +487,18 @@ impl Store {
     pub fn settle(&self, settled: Settled, finding: Finding, policy: Policy) -> Result<Verdict, StoreError> {
         self.call(move |session| {
             let (account, address) = (&settled.account, settled.address.to_string());
-            let denials: Option<u32> = session
-                .connection
-                .prepare_cached("SELECT denials FROM name WHERE account = ? AND address = ?")?
-                .query_row([account, &address], |row| row.get(0))
-                .optional()?;
             let name = find(session, account, &address)?;
             let pinned = name.as_ref().and_then(|name| name.pin).map(|pin| pin.key);
-            let known = Known { pinned, denials: denials.unwrap_or(0) };
+            let known = Known { pinned, denials: name.as_ref().map_or(0, |name| name.denials) };
             let mut verdict = trust::judge(&settled.address, &known, &finding, &policy);
             if let Verdict::Pin(found) | Verdict::Ask(found, _) = &verdict
                 && super::contacts::is_blocked(session.connection, account, &found.id.key())?
             {
                 verdict = Verdict::Refuse(Refusal::permanent(7, 1, format!("{address} leads to a key that is blocked here")));
+            }
+            if let (Verdict::Pin(found), true) = (&verdict, name.as_ref().is_some_and(|name| name.removed)) {
+                let text = format!("its contact was removed: toxctl contact add {address}");
+                verdict = Verdict::Ask(*found, Refusal::temporary(7, 1, text));
             }
             // Nobody waits for it any more, and it was forgotten: nothing to do.
             if name.is_none() {
@@ -542,16 +583,20 @@ impl Store {
         })
     }
 
-    /// Pins the key that a name was found to lead to in place of the one it had. The nickname goes to the new contact.
+    /// Pins the key that a name was found to lead to in place of the one it had. The nickname goes to the new contact,
+    /// if it has none. With `expected`, only if that is what was found.
     ///
     /// # Errors
     /// The store fails.
-    pub fn accept_key(&self, settled: Settled) -> Result<Accepted, StoreError> {
+    pub fn accept_key(&self, settled: Settled, expected: Option<ToxId>) -> Result<Accepted, StoreError> {
         self.call(move |session| {
             let name = find(session, &settled.account, &settled.address.to_string())?;
             let Some((Offer { found, .. }, pinned)) = name.and_then(|name| Some((name.offer?, name.pin))) else {
                 return Ok(Accepted::NoOffer);
             };
+            if expected.is_some_and(|expected| expected.key() != found.id.key()) {
+                return Ok(Accepted::OtherKey(found.id.key()));
+            }
             if super::contacts::is_blocked(session.connection, &settled.account, &found.id.key())? {
                 return Ok(Accepted::Blocked);
             }
@@ -565,15 +610,15 @@ impl Store {
                         |row| row.get(0),
                     )
                     .optional()?;
-                if let Some(nick) = nick.flatten() {
-                    db.execute(
-                        "UPDATE contact SET nick = NULL WHERE account = ? AND key = ?",
-                        params![settled.account, key.0],
-                    )?;
-                    db.execute(
-                        "UPDATE contact SET nick = coalesce(nick, ?) WHERE account = ? AND key = ?",
-                        params![nick, settled.account, found.id.key().0],
-                    )?;
+                let free: bool = db.query_row(
+                    "SELECT EXISTS (SELECT 1 FROM contact WHERE account = ? AND key = ? AND nick IS NULL)",
+                    params![settled.account, found.id.key().0],
+                    |row| row.get(0),
+                )?;
+                if let (Some(nick), true) = (nick.flatten(), free) {
+                    let sql = "UPDATE contact SET nick = ? WHERE account = ? AND key = ?";
+                    db.execute(sql, params![None::<String>, settled.account, key.0])?;
+                    db.execute(sql, params![nick, settled.account, found.id.key().0])?;
                 }
             }
             Ok(Accepted::Pinned)
@@ -594,7 +639,7 @@ impl Store {
         self.call(move |session| {
             let now = (session.policy.now)();
             let changed = session.connection.execute(
-                "UPDATE name SET next_lookup = ?1 WHERE (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR address = ?3)
+                "UPDATE name SET next_lookup = ?1, denials = 0 WHERE (?2 IS NULL OR account = ?2) AND (?3 IS NULL OR address = ?3)
                  AND (?4 IS NULL OR key = ?4) AND (address = ?3 OR method IS NULL OR method <> 2)",
                 params![now, account, address, key.map(|key| key.0)],
             )?;
@@ -624,9 +669,9 @@ impl Reader {
     /// # Errors
     /// The store fails.
     pub fn names(&self, account: Option<&str>) -> rusqlite::Result<Vec<Name>> {
-        let mut rows = self
-            .connection
-            .prepare_cached(&format!("{NAME} WHERE ?1 IS NULL OR account = ?1 ORDER BY account, address"))?;
+        let mut rows = self.connection.prepare_cached(&format!(
+            "{NAME}, {WAITING} FROM name WHERE ?1 IS NULL OR account = ?1 ORDER BY account, address"
+        ))?;
         rows.query_map([account], Name::read)?.collect()
     }
 
@@ -636,30 +681,32 @@ impl Reader {
     /// The store fails.
     pub fn name(&self, account: &str, address: &str) -> rusqlite::Result<Option<Name>> {
         self.connection
-            .prepare_cached(&format!("{NAME} WHERE account = ? AND address = ?"))?
+            .prepare_cached(&format!("{NAME}, NULL FROM name WHERE account = ? AND address = ?"))?
             .query_row([account, address], Name::read)
             .optional()
     }
 
-    /// The names whose look-up is due at `now`, those that mail waits for first.
+    /// The names whose look-up is due at `now`, those that mail waits for first. A time beyond `horizon` is left from a clock
+    /// that was wrong: due, too.
     ///
     /// # Errors
     /// The store fails.
-    pub fn due_names(&self, now: i64) -> rusqlite::Result<Vec<(String, String)>> {
+    pub fn due_names(&self, now: i64, horizon: i64) -> rusqlite::Result<Vec<(String, String)>> {
         let mut rows = self.connection.prepare_cached(
-            "SELECT account, address FROM name WHERE next_lookup <= ? ORDER BY key IS NOT NULL, next_lookup",
+            "SELECT account, address FROM name WHERE next_lookup <= ? OR next_lookup > ?
+             ORDER BY key IS NOT NULL, next_lookup",
         )?;
-        rows.query_map([now], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        rows.query_map([now, horizon], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     }
 
     /// When the first look-up is due that is not due at `now`.
     ///
     /// # Errors
     /// The store fails.
-    pub fn next_lookup(&self, now: i64) -> rusqlite::Result<Option<i64>> {
+    pub fn next_lookup(&self, now: i64, horizon: i64) -> rusqlite::Result<Option<i64>> {
         self.connection
-            .prepare_cached("SELECT min(next_lookup) FROM name WHERE next_lookup > ?")?
-            .query_row([now], |row| row.get(0))
+            .prepare_cached("SELECT min(next_lookup) FROM name WHERE next_lookup > ? AND next_lookup <= ?")?
+            .query_row([now, horizon], |row| row.get(0))
     }
 
     /// The addresses that are pinned to a contact, and whose key has not changed since.
@@ -668,7 +715,7 @@ impl Reader {
     /// The store fails.
     pub fn addresses_of(&self, account: &str, key: &PublicKey) -> rusqlite::Result<Vec<Address>> {
         let mut rows = self.connection.prepare_cached(
-            "SELECT address FROM name WHERE account = ? AND key = ? AND offer IS NULL ORDER BY address",
+            "SELECT address FROM name INDEXED BY name_key WHERE account = ? AND key = ? AND offer IS NULL ORDER BY address",
         )?;
         let addresses = rows.query_map(params![account, key.0], |row| row.get::<_, String>(0))?;
         addresses.filter_map(|address| address.map(|address| address.parse().ok()).transpose()).collect()

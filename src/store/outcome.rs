@@ -35,6 +35,10 @@ pub(super) struct Pending {
 
 const PENDING: &str = "SELECT r.id, r.mail, r.account, r.peer, r.address, r.attempts, r.notify, r.orcpt, m.queue_id,
     m.mta_queue_id, m.sender, m.arrived, m.expires, m.envid FROM recipient r JOIN mail m ON m.id = r.mail";
+/// The same, beginning with the mails: without the order SQLite would read every recipient to find what has expired.
+const PENDING_BY_MAIL: &str = "SELECT r.id, r.mail, r.account, r.peer, r.address, r.attempts, r.notify, r.orcpt,
+    m.queue_id, m.mta_queue_id, m.sender, m.arrived, m.expires, m.envid
+    FROM mail m CROSS JOIN recipient r ON r.mail = m.id";
 
 impl Pending {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -176,7 +180,7 @@ pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<()> {
     let now = (session.policy.now)();
     let late: Vec<Pending> = session
         .connection
-        .prepare_cached(&format!("{PENDING} WHERE m.expires <= ? AND r.state = 0 LIMIT ?"))?
+        .prepare_cached(&format!("{PENDING_BY_MAIL} WHERE m.expires <= ? AND r.state = 0 LIMIT ?"))?
         .query_map(params![now, EXPIRE_BATCH], Pending::read)?
         .collect::<rusqlite::Result<_>>()?;
     for pending in late {
@@ -221,6 +225,15 @@ pub(super) fn warn(session: &mut Session<'_>, id: i64) -> rusqlite::Result<()> {
     pending.report(session, Action::Delayed(pending.expires), &refusal)
 }
 
+/// The recipients that wait for a name.
+fn held(session: &Session<'_>, account: &str, name: &str) -> rusqlite::Result<Vec<Pending>> {
+    session
+        .connection
+        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.name = ? AND r.peer IS NULL"))?
+        .query_map(params![account, name], Pending::read)?
+        .collect()
+}
+
 /// Fails every recipient that waits for a name.
 pub(super) fn bounce_held(
     session: &mut Session<'_>,
@@ -229,12 +242,7 @@ pub(super) fn bounce_held(
     refusal: &Refusal,
 ) -> rusqlite::Result<()> {
     let now = (session.policy.now)();
-    let held: Vec<Pending> = session
-        .connection
-        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.name = ? AND r.peer IS NULL"))?
-        .query_map(params![account, name], Pending::read)?
-        .collect::<rusqlite::Result<_>>()?;
-    held.iter().try_for_each(|pending| pending.bounce(session, now, refusal))
+    held(session, account, name)?.iter().try_for_each(|pending| pending.bounce(session, now, refusal))
 }
 
 /// Logs that the recipients that wait for a name are deferred.
@@ -245,13 +253,10 @@ pub(super) fn log_held(
     refusal: &Refusal,
 ) -> rusqlite::Result<()> {
     let now = (session.policy.now)();
-    let mut rows = session
-        .connection
-        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.name = ? AND r.peer IS NULL"))?;
-    let held = rows.query_map(params![account, name], Pending::read)?;
-    for pending in held {
-        session.log.push(pending?.line(now, &refusal.status().to_string(), "deferred", refusal.text()));
-    }
+    let status = refusal.status().to_string();
+    let lines =
+        held(session, account, name)?.into_iter().map(|held| held.line(now, &status, "deferred", refusal.text()));
+    session.log.extend(lines);
     Ok(())
 }
 
@@ -280,6 +285,10 @@ pub(super) fn warn_late(session: &mut Session<'_>) -> rusqlite::Result<()> {
         session.dispatcher.warn_next = now;
     }
     for (mail, arrived) in next {
+        // Of the future: by a clock that was wrong. It is looked at again at the next start.
+        if arrived > now {
+            continue;
+        }
         if now - arrived < wait {
             session.dispatcher.warn_next = arrived + wait;
             break;

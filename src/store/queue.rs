@@ -282,7 +282,7 @@ impl Store {
             session.dispatcher.look_again();
             // What waits for a name is looked up again.
             let names = session.connection.execute(
-                "UPDATE name SET next_lookup = ?1 WHERE (account, address) IN
+                "UPDATE name SET next_lookup = ?1, denials = 0 WHERE (account, address) IN
                  (SELECT account, name FROM recipient WHERE peer IS NULL AND ?4 IS NULL AND (?3 IS NULL OR account = ?3)
                   AND (?2 IS NULL OR mail IN (SELECT id FROM mail WHERE queue_id = ?2 OR mta_queue_id = ?2)))",
                 params![now, queue_id, account, peer.map(|peer| peer.0)],
@@ -458,7 +458,6 @@ pub(super) fn take_due(
     policy: &Policy,
     limit: u32,
 ) -> rusqlite::Result<Vec<Transfer>> {
-    names::hold_changed(db, account, peer)?;
     // A time further away than the longest wait is left from a clock that was wrong: due now.
     let beyond = now.saturating_add(i64::try_from(policy.retry_max).unwrap_or(i64::MAX));
     let mut due = db.prepare_cached(

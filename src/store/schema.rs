@@ -59,7 +59,7 @@ CREATE TABLE recipient (
 );
 CREATE INDEX recipient_due ON recipient (account, peer, state, bulk, next_attempt);
 CREATE INDEX recipient_transfer ON recipient (transfer);
-CREATE INDEX recipient_name ON recipient (account, name) WHERE name IS NOT NULL;
+CREATE INDEX recipient_name ON recipient (account, name, peer) WHERE name IS NOT NULL;
 ";
 
 const OTHERS: &str = "
@@ -131,6 +131,7 @@ CREATE TABLE name (                -- addresses looked up in the DNS
     attempts INTEGER NOT NULL,     -- look-ups in a row that told nothing
     denials INTEGER NOT NULL,      -- of those: that found nothing, without a proof
     next_lookup INTEGER,           -- milliseconds of the queue clock; NULL: when asked to
+    removed INTEGER NOT NULL DEFAULT 0, -- 1 once its contact was removed: only the operator may pin a key again
     PRIMARY KEY (account, address)
 ) WITHOUT ROWID;
 CREATE INDEX name_key ON name (account, key) WHERE key IS NOT NULL;

@@ -39,8 +39,11 @@ impl Backend for Fake {
     fn names(&self, _: Option<&str>) -> Result<Vec<Name>, Failure> {
         Ok(Vec::new())
     }
-    fn accept_key(&self, account: Option<&str>, address: &str) -> Result<Name, Failure> {
-        Err(Failure::NotFound(format!("{account:?} {address}")))
+    fn accept_key(&self, account: Option<&str>, address: &str, tox_id: Option<&str>) -> Result<Name, Failure> {
+        Err(Failure::NotFound(format!("{account:?} {address} {tox_id:?}")))
+    }
+    fn blocked(&self, _: Option<&str>) -> Result<Vec<Blocked>, Failure> {
+        Ok(Vec::new())
     }
     fn refresh(&self, account: Option<&str>, who: Option<&str>) -> Result<Refreshed, Failure> {
         Err(Failure::NotFound(format!("{account:?} {who:?}")))
