@@ -427,7 +427,10 @@ impl AccountThread {
                 let now = Instant::now();
                 match self.reader.request(&self.name, &key) {
                     // toxcore repeats a request until it is answered.
-                    Ok(Some(known)) if known.refused || (0..REPEATED).contains(&(seconds - known.received)) => return,
+                    Ok(Some(known)) if known.refused || (0..REPEATED).contains(&(seconds - known.received)) => {
+                        log::debug!("{}: friend request from {key} again", self.name);
+                        return;
+                    }
                     Ok(Some(_)) => {}
                     Ok(None) => self.requests.1 += 1,
                     Err(error) => {

@@ -566,7 +566,7 @@ class PairTest(NetworkCase):
         self.assertEqual((added["nick"], added["state"], added["online"]), ("carol", "pending", False))
         self.assertIn("carol", self.alice.ctl("contact", "list"))
         for nick in ("bob", "BOB", "carol"):
-            with self.assertRaisesRegex(ToxctlError, "status 1: .*choose another --nick"):
+            with self.assertRaisesRegex(ToxctlError, "status 1: .*choose another name"):
                 self.alice.ctl("contact", "add", two, "--nick", nick)
         self.assertIsNone(self.alice.contact(two[:64]))
         wrong = one[:-1] + ("0" if one[-1] != "0" else "1")

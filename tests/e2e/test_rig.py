@@ -58,7 +58,9 @@ class SandboxTest(unittest.TestCase):
         bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
         try:
             code = (
-                "import sys, time; from rig.sandbox import Sandbox\n"
+                "import signal, sys, time; from rig.sandbox import Sandbox\n"
+                # A shell that starts the tests in its background has it ignored, and so would its children.
+                "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                 "with Sandbox() as box:\n"
                 "    box.start('plain', ['sleep', '601'])\n"
                 "    box.start('daemon', ['sh', '-c',\n"
