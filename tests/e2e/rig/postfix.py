@@ -5,15 +5,19 @@ import json
 import pwd
 import re
 import smtplib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rig.net import HOST, accepts, free_port
 from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
-from rig.wait import DEADLINE, wait_for
+from rig.wait import DEADLINE, TimedOut, wait_for
 
 Route = Literal["lmtp", "pipe"]
+
+# How long a Postfix that does nothing is waited for, in seconds. What it is asked here takes it moments.
+STANDSTILL = 40.0
 
 # What is tested is what users install.
 FRAGMENTS = Path(__file__).resolve().parents[3] / "postfix"
@@ -144,6 +148,14 @@ class Postfix:
         """Stop it; what is queued stays queued."""
         self._process.stop()
 
+    def _restart(self) -> None:
+        """End a standstill as an operator would: now and then, on a machine under load, one of Postfix's processes stands
+        still with a mail or a connection and says nothing. What is queued is tried again.
+        """
+        print(f"{self.name}: stood still for {STANDSTILL:.0f} s and is started again", file=sys.stderr)
+        self.stop()
+        self.start()
+
     @property
     def pid(self) -> int:
         """The process id of its master."""
@@ -151,7 +163,12 @@ class Postfix:
 
     def smtp(self, sender: str, recipients: Sequence[str], message: bytes) -> str:
         """Submit by SMTP; the queue id. `message` has LF line ends and arrives as it is."""
-        with smtplib.SMTP(HOST, self.port, local_hostname=self.domain, timeout=DEADLINE) as client:
+        try:
+            client = smtplib.SMTP(HOST, self.port, local_hostname=self.domain, timeout=STANDSTILL)
+        except (TimeoutError, smtplib.SMTPServerDisconnected):
+            self._restart()
+            client = smtplib.SMTP(HOST, self.port, local_hostname=self.domain, timeout=DEADLINE)
+        with client:
             client.ehlo()
             options = [f"SIZE={len(message)}"] + (["BODY=8BITMIME"] if not message.isascii() else [])
             self._expect(250, client.mail(sender, options))
@@ -203,9 +220,12 @@ class Postfix:
 
     def wait_status(self, queue_id: str, recipient: str, timeout: float = DEADLINE) -> tuple[str, str, str]:
         """What became of a mail for one recipient first: status (sent, deferred, bounced), DSN code and text."""
-        found = self.wait_log(
-            rf"{queue_id}: to=<{re.escape(recipient)}>, .*dsn=([0-9.]+), status=(\w+) \((.*)\)\n", timeout
-        )
+        pattern = rf"{queue_id}: to=<{re.escape(recipient)}>, .*dsn=([0-9.]+), status=(\w+) \((.*)\)\n"
+        try:
+            found = self.wait_log(pattern, min(timeout, STANDSTILL))
+        except TimedOut:
+            self._restart()
+            found = self.wait_log(pattern, timeout)
         return found.group(2), found.group(1), found.group(3)
 
     def _expect(self, code: int, answer: tuple[int, bytes]) -> str:
