@@ -76,6 +76,10 @@ impl Bench {
     }
 
     fn hello(&mut self, peer: PublicKey, heard: Option<[u8; 8]>, versions: Vec<u8>) {
+        self.say_hello(peer, heard, versions, None);
+    }
+
+    fn say_hello(&mut self, peer: PublicKey, heard: Option<[u8; 8]>, versions: Vec<u8>, declined: Option<&str>) {
         let hello = Hello {
             versions,
             session: [self.session; 8],
@@ -84,6 +88,7 @@ impl Bench {
             max_size: 1 << 30,
             max_transfers: 256,
             max_burst: 4 << 20,
+            declined: declined.map(str::to_owned),
         };
         self.feed(Input::CustomPacket(peer, &hello.to_packet()));
     }
@@ -623,6 +628,7 @@ fn a_peer_that_takes_one_mail_at_a_time_is_never_offered_more() {
         max_size: 1 << 30,
         max_transfers: 1,
         max_burst: 0,
+        declined: None,
     };
     bench.feed(Input::CustomPacket(BAD, &hello.to_packet()));
     let bulk = (1..=5).map(|n| transfer(n, Body::Stored, BURST + 1));
@@ -632,6 +638,58 @@ fn a_peer_that_takes_one_mail_at_a_time_is_never_offered_more() {
         let streams = offered(&mut bench, BAD);
         assert_eq!(streams.len(), 1, "mail {mail}");
         bench.send(BAD, &[Frame::Stored { stream: streams[0], index: 0, duplicate: false }]);
+    }
+}
+
+#[test]
+fn a_peer_that_declines_ends_the_link_and_is_answered_when_that_is_on_disk() {
+    let mut bench = Bench::new();
+    bench.up(BAD);
+    bench.session += 1;
+    let theirs = [bench.session; 8];
+    bench.customs.clear();
+    bench.say_hello(BAD, None, vec![], Some("go\naway"));
+    let declined = Action::Declined { peer: BAD, session: theirs, text: "goaway".into() };
+    assert_eq!(bench.actions.split_off(1), [Action::LinkDown { peer: BAD }, declined]);
+    assert!(bench.customs.is_empty() && !bench.engine.is_up(&BAD), "nothing is promised before it is on disk");
+    bench.feed(Input::DeclineRecorded { peer: BAD, session: theirs });
+    assert_eq!(bench.our_hello(BAD).heard, Some(theirs));
+    assert_eq!(bench.our_hello(BAD).declined, None);
+}
+
+#[test]
+fn who_is_declined_is_told_until_it_has_heard_and_gets_no_link() {
+    for up in [false, true] {
+        let mut bench = Bench::new();
+        if up {
+            bench.up(BAD);
+            bench.feed(Input::Decline(BAD, true));
+            assert!(!bench.engine.is_up(&BAD));
+        } else {
+            bench.feed(Input::Decline(BAD, true));
+            assert!(bench.customs.is_empty(), "it is not online");
+            bench.feed(Input::Online(BAD));
+        }
+        let ours = bench.our_hello(BAD);
+        assert!(ours.versions.is_empty() && ours.declined.is_some(), "{ours:?}");
+        // It greets as if nothing were, also one that knows nothing of declining: the session stays.
+        bench.session += 1;
+        bench.hello(BAD, None, vec![1]);
+        assert_eq!(bench.our_hello(BAD).session, ours.session);
+        bench.send(BAD, &[Frame::Done(MailId([1; 16]))]);
+        let told = bench.customs.len();
+        bench.pass(600 * SECOND);
+        assert!(bench.customs.len() > told, "it is said again");
+        assert!(!bench.actions.iter().any(|action| matches!(action, Action::LinkUp { .. }) && !up));
+        let heard = Action::DeclineHeard { peer: BAD };
+        assert!(!bench.actions.contains(&heard));
+        bench.session += 1;
+        bench.hello(BAD, Some(ours.session), vec![1]);
+        assert!(bench.actions.contains(&heard) && !bench.engine.is_up(&BAD));
+        // It asks once more, and is taken this time.
+        bench.feed(Input::Offline(BAD));
+        bench.feed(Input::Decline(BAD, false));
+        bench.up(BAD);
     }
 }
 

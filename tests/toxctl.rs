@@ -185,6 +185,7 @@ impl Backend for Fake {
             message: "hi\nthere".into(),
             received: now() - 130,
             refused: false,
+            told: None,
             claim: Some("dave@example.net".into()),
             verified: Some(false),
         }])
@@ -193,8 +194,11 @@ impl Backend for Fake {
         self.note(format!("accept {key} {nick:?}"));
         Ok(contact(9, nick.as_deref()))
     }
-    fn refuse_request(&self, _: Option<&str>, key: &str) -> Result<(), Failure> {
-        Err(Failure::NotFound(format!("nobody with the key {key} asked")))
+    fn refuse_request(&self, _: Option<&str>, key: &str, silent: bool) -> Result<Refused, Failure> {
+        match key {
+            "K" => Err(Failure::NotFound(format!("nobody with the key {key} asked"))),
+            _ => Ok(Refused { tell: !silent }),
+        }
     }
     fn queue(&self, _: Option<&str>, after: Option<&str>, limit: usize) -> Result<Vec<QueueEntry>, Failure> {
         let first = after.map_or(0, |after| after.parse::<usize>().expect("ours") + 1);
@@ -451,6 +455,9 @@ fn requests() {
         told(&agent.run(&["request", "refuse", "K"])),
         (Some(1), "toxctl: nobody with the key K asked\n".into())
     );
+    assert_eq!(agent.good(&["request", "refuse", "L"]), "refused L; they are told so when both are online\n");
+    assert_eq!(agent.good(&["request", "refuse", "L", "--silent"]), "refused L; they are not told\n");
+    assert_eq!(agent.json(&["request", "refuse", "L"])["tell"], true);
 }
 
 #[test]

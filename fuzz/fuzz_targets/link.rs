@@ -26,6 +26,7 @@ fuzz_target!(|packets: Vec<Vec<u8>>| {
         max_size: 1 << 20,
         max_transfers: 4,
         max_burst: 1 << 16,
+        declined: None,
     };
     engine.handle(0, Input::CustomPacket(PEER, &hello.to_packet()), &mut out);
     assert!(engine.is_up(&PEER));

@@ -21,9 +21,10 @@ use crate::engine::link::{Action, Engine, Input};
 use crate::engine::request;
 use crate::engine::rules::Rules;
 use crate::engine::transfer::MailId;
+use crate::engine::wire::Session;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::status::Refusal;
-use crate::store::{Contact, Reader, Request, Store, Work};
+use crate::store::{Answer, Contact, DECLINE_AGE, MAX_DECLINING, Reader, Request, Store, Work};
 use crate::telemetry::clock::Clock;
 use crate::tox::{Connection, Event, FriendNumber, Tox, savedata};
 
@@ -41,6 +42,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(600);
 const RELAY_TURN: u16 = 2;
 /// How often a request that is known already is noted again, in seconds.
 const REPEATED: i64 = 600;
+/// How long a contact that takes no mail of ours stays a friend, to hear that we know.
+const LEAVE: Duration = Duration::from_secs(60);
 /// How many new strangers may ask in an hour; what comes beyond, comes again.
 const REQUESTS: u32 = 60;
 const REQUESTS_PER: Duration = Duration::from_secs(3600);
@@ -59,6 +62,10 @@ pub enum Command {
     AskFriend(ToxId, String, Option<Sender<Result<(), String>>>),
     /// Take a contact as friend; it is in the store already.
     AcceptFriend(PublicKey, Sender<Result<(), String>>),
+    /// Tell one who was refused so, when he is online, or do not; that is in the store already.
+    Decline(PublicKey, bool),
+    /// That a contact takes no mail of ours, said in this session of it, is on disk.
+    DeclineRecorded(PublicKey, Session),
     /// Forget a friend; the contact is out of the store already.
     RemoveFriend(PublicKey),
     /// Tell the octets sent of each transfer under way.
@@ -192,6 +199,10 @@ pub struct AccountThread {
     /// Peers to whom a packet could not be sent, until the next HELLO.
     broken: HashSet<PublicKey>,
     asking: HashMap<PublicKey, Asking>,
+    /// Friends in toxcore's eyes only: they were refused, and are to hear so.
+    declining: HashSet<PublicKey>,
+    /// Contacts that were removed as they take no mail of ours, and since when: friends until they have heard that we know.
+    leaving: HashMap<PublicKey, Instant>,
     bootstrap_nodes: Vec<BootstrapNode>,
     resolve: bool,
     bootstrap_next: Instant,
@@ -242,6 +253,8 @@ impl AccountThread {
             forgotten: Vec::new(),
             broken: HashSet::new(),
             asking: HashMap::new(),
+            declining: HashSet::new(),
+            leaving: HashMap::new(),
             bootstrap_nodes,
             resolve,
             bootstrap_next: now,
@@ -277,7 +290,7 @@ impl AccountThread {
                 }
             }
             self.act(&mut actions);
-            self.look_after();
+            self.look_after(&mut actions);
         }
         self.save();
     }
@@ -312,9 +325,14 @@ impl AccountThread {
                 return;
             }
         };
+        let mut declining = self.reader.declining(&self.name, self.seconds() - DECLINE_AGE).unwrap_or_else(|error| {
+            log::error!("{}: cannot read who was refused: {error}", self.name);
+            Vec::new()
+        });
+        declining.retain(|key| !contacts.iter().any(|contact| contact.key == *key));
         let mut changed = false;
         for (number, key) in self.tox.friends() {
-            if contacts.iter().any(|contact| contact.key == key) {
+            if contacts.iter().any(|contact| contact.key == key) || declining.contains(&key) {
                 self.know(number, key);
             } else {
                 self.tox.delete_friend(number);
@@ -336,9 +354,30 @@ impl AccountThread {
                 self.asking.insert(key, Asking { id, message, since: now, next: now });
             }
         }
+        let mut actions = Vec::new();
+        declining.into_iter().for_each(|key| self.decline(key, &mut actions));
+        self.act(&mut actions);
         if changed {
             self.save();
         }
+    }
+
+    /// Seconds of the wall clock.
+    fn seconds(&self) -> i64 {
+        self.shared.clock.wall_ms() / 1000
+    }
+
+    /// Makes one who was refused a friend in toxcore's eyes, so that he can be told.
+    fn decline(&mut self, key: PublicKey, actions: &mut Vec<Action>) {
+        if !self.friends.contains_key(&key) {
+            match self.tox.add_known_friend(&key) {
+                Ok(number) => self.know(number, key),
+                Err(error) => return log::error!("{}: cannot tell {key} that it is refused: {error}", self.name),
+            }
+            self.save();
+        }
+        self.declining.insert(key);
+        self.engine.handle(self.now(), Input::Decline(key, true), actions);
     }
 
     fn know(&mut self, number: FriendNumber, key: PublicKey) {
@@ -354,6 +393,10 @@ impl AccountThread {
         if self.connections.remove(key).is_some() {
             self.engine.handle(self.now(), Input::Offline(*key), actions);
         }
+        if self.declining.remove(key) {
+            self.engine.handle(self.now(), Input::Decline(*key, false), actions);
+        }
+        self.leaving.remove(key);
         self.asking.remove(key);
         self.show(|snapshot| {
             snapshot.online.remove(key);
@@ -392,12 +435,20 @@ impl AccountThread {
                     Connection::Offline => self.connections.remove(&key),
                     _ => self.connections.insert(key, connection),
                 };
-                let seconds = self.shared.clock.wall_ms() / 1000;
+                let seconds = self.seconds();
                 if connection != Connection::Offline {
                     self.engine.handle(now, Input::Relayed(key, connection == Connection::Tcp), actions);
                 }
                 match (before, connection) {
                     (None, Connection::Offline) => {}
+                    (None, _) if self.declining.contains(&key) => self.engine.handle(now, Input::Online(key), actions),
+                    (Some(_), Connection::Offline) if self.declining.contains(&key) => {
+                        self.engine.handle(now, Input::Offline(key), actions);
+                    }
+                    (Some(_), Connection::Offline) if self.leaving.contains_key(&key) => {
+                        self.forget(&key, actions);
+                        self.save();
+                    }
                     (None, _) => {
                         log::info!("{}: contact {} is online ({connection:?})", self.name, self.who(&key));
                         self.asking.remove(&key);
@@ -423,15 +474,29 @@ impl AccountThread {
                 if self.friends.contains_key(&key) || self.shared.directory.is_blocked(self.number, &key) {
                     return;
                 }
-                let seconds = self.shared.clock.wall_ms() / 1000;
+                let seconds = self.seconds();
                 let now = Instant::now();
                 match self.reader.request(&self.name, &key) {
                     // toxcore repeats a request until it is answered.
-                    Ok(Some(known)) if known.refused || (0..REPEATED).contains(&(seconds - known.received)) => {
+                    Ok(Some(known)) if (0..REPEATED).contains(&(seconds - known.received)) => {
                         log::debug!("{}: friend request from {key} again", self.name);
                         return;
                     }
-                    Ok(Some(_)) => {}
+                    Ok(Some(Request { answer: Answer::Open, .. })) => {}
+                    Ok(Some(Request { answer: Answer::Refused, .. })) => {
+                        log::debug!("{}: friend request from {key}, who is refused, again", self.name);
+                        return;
+                    }
+                    // He has forgotten, or never heard, that he was refused.
+                    Ok(Some(Request { answer: Answer::Declining | Answer::Declined, .. })) => {
+                        let since = seconds - DECLINE_AGE;
+                        let few = self.reader.declining(&self.name, since).is_ok_and(|all| all.len() < MAX_DECLINING);
+                        if few {
+                            self.shared.store.declined(&self.name, key, false, seconds);
+                            self.decline(key, actions);
+                        }
+                        return;
+                    }
                     Ok(None) => self.requests.1 += 1,
                     Err(error) => {
                         log::error!("{}: cannot read the friend requests: {error}", self.name);
@@ -455,7 +520,7 @@ impl AccountThread {
                     key,
                     message,
                     received: seconds,
-                    refused: false,
+                    answer: Answer::Open,
                     claim: claim.clone(),
                     verified: None,
                 };
@@ -497,6 +562,9 @@ impl AccountThread {
             }
             Command::Storage(refusal) => self.engine.handle(now, Input::Storage(refusal), actions),
             Command::AskFriend(id, message, reply) => {
+                if self.declining.contains(&id.key()) || self.leaving.contains_key(&id.key()) {
+                    self.forget(&id.key(), actions);
+                }
                 let result = self.ask(id, message);
                 match (reply, result) {
                     (Some(reply), result) => drop(reply.send(result)),
@@ -505,6 +573,9 @@ impl AccountThread {
                 }
             }
             Command::AcceptFriend(key, reply) => {
+                if self.declining.contains(&key) || self.leaving.contains_key(&key) {
+                    self.forget(&key, actions);
+                }
                 let result = match self.friends.contains_key(&key) {
                     true => Ok(()),
                     false if self.shared.directory.is_blocked(self.number, &key) => Err("it is blocked".to_owned()),
@@ -514,6 +585,18 @@ impl AccountThread {
                     }),
                 };
                 let _ = reply.send(result);
+            }
+            Command::Decline(key, true) => self.decline(key, actions),
+            Command::Decline(key, false) => {
+                if self.declining.contains(&key) {
+                    self.forget(&key, actions);
+                    self.save();
+                }
+            }
+            Command::DeclineRecorded(peer, session) => {
+                self.asking.remove(&peer);
+                self.leaving.insert(peer, Instant::now());
+                self.engine.handle(now, Input::DeclineRecorded { peer, session }, actions);
             }
             Command::RemoveFriend(key) => {
                 self.forget(&key, actions);
@@ -669,6 +752,25 @@ impl AccountThread {
                 });
             }
             Action::Forget { peer, id } => self.forgotten.push((peer, id)),
+            Action::Declined { peer, session, text } => {
+                log::warn!(
+                    "{}: contact {}: {text}; it is removed, mail that waits for it bounces",
+                    self.name,
+                    self.who(&peer)
+                );
+                let (directory, number, handle) = (self.shared.directory.clone(), self.number, self.handle.clone());
+                let refusal = Refusal::permanent(7, 1, text);
+                self.shared.store.contact_declined(&self.name, peer, refusal, move || {
+                    directory.remove(number, &peer);
+                    handle.send(Command::DeclineRecorded(peer, session));
+                });
+            }
+            Action::DeclineHeard { peer } => {
+                log::info!("{}: {} has heard that its friend request is refused", self.name, self.who(&peer));
+                self.shared.store.declined(&self.name, peer, true, self.seconds());
+                self.forget(&peer, actions);
+                self.save();
+            }
             Action::Note { peer, text } => log::warn!("{}: contact {}: {text}", self.name, self.who(&peer)),
         }
     }
@@ -692,7 +794,7 @@ impl AccountThread {
     }
 
     /// What is to be done from time to time.
-    fn look_after(&mut self) {
+    fn look_after(&mut self, actions: &mut Vec<Action>) {
         let now = Instant::now();
         if now >= self.bootstrap_next {
             if self.tox.connection() == Connection::Offline {
@@ -710,6 +812,12 @@ impl AccountThread {
             if let Err(error) = self.partials.sweep() {
                 log::warn!("{}: cannot look for old partial files: {error}", self.name);
             }
+        }
+        let left: Vec<PublicKey> =
+            self.leaving.iter().filter(|(_, since)| now.duration_since(**since) > LEAVE).map(|(key, _)| *key).collect();
+        for key in left {
+            self.forget(&key, actions);
+            self.save();
         }
         let due: Vec<PublicKey> = self.asking.iter().filter(|(_, a)| now >= a.next).map(|(key, _)| *key).collect();
         for key in due {

@@ -10,7 +10,7 @@ use super::directory::Directory;
 use crate::control::Failure;
 use crate::engine::request;
 use crate::identity::tox_id::{PublicKey, ToxId};
-use crate::store::{Contact, Store, StoreError};
+use crate::store::{Answer, Contact, Store, StoreError};
 use crate::telemetry::clock::Clock;
 
 /// How long an account's thread may take to answer.
@@ -97,6 +97,20 @@ impl Contacts {
         self.directory.ensure(account, key);
         self.ask(account, |reply| Command::AcceptFriend(key, reply))?.map_err(Failure::Unavailable)?;
         Ok(true)
+    }
+
+    /// Refuses one who has asked, and with `tell` lets him know if he is a mail agent; whether he will be told.
+    ///
+    /// # Errors
+    /// The store does not answer, or the request is gone.
+    pub fn refuse(&self, account: usize, key: PublicKey, tell: bool) -> Result<bool, Failure> {
+        let name = &self.directory.accounts()[account].name;
+        let answer = self.store.refuse_request(name, key, tell, self.now_s())?;
+        let answer =
+            answer.ok_or_else(|| Failure::NotFound(format!("there is no friend request of {key} any more")))?;
+        let told = answer == Answer::Declining;
+        self.handles[account].send(Command::Decline(key, told));
+        Ok(told)
     }
 
     /// Gives a contact another nickname, or none.

@@ -14,7 +14,7 @@ use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::address::Address;
-use crate::store::{self, Accepted, Contact, Reader};
+use crate::store::{self, Accepted, Answer, Contact, Reader};
 use crate::tox::Connection;
 
 /// The agent's side of the control server.
@@ -235,7 +235,7 @@ impl Backend for Manager {
                 },
                 contacts_total: reader.contacts(Some(&account.name))?.len() as u64,
                 contacts_online: snapshot.online.len() as u64,
-                requests: requests.iter().filter(|request| !request.refused).count() as u64,
+                requests: requests.iter().filter(|request| request.answer == Answer::Open).count() as u64,
                 names_unconfirmed: with_offer(false),
                 names_changed: with_offer(true),
                 error: None,
@@ -497,7 +497,12 @@ impl Backend for Manager {
             key: request.key.to_string(),
             message: request.message,
             received: request.received,
-            refused: request.refused,
+            refused: request.answer != Answer::Open,
+            told: match request.answer {
+                Answer::Open | Answer::Refused => None,
+                Answer::Declining => Some(false),
+                Answer::Declined => Some(true),
+            },
             claim: request.claim,
             verified: request.verified,
         };
@@ -516,10 +521,10 @@ impl Backend for Manager {
         self.shown_now(&request.account, &request.key)
     }
 
-    fn refuse_request(&self, account: Option<&str>, key: &str) -> Result<(), Failure> {
+    fn refuse_request(&self, account: Option<&str>, key: &str, silent: bool) -> Result<api::Refused, Failure> {
         let request = self.request(account, key)?;
-        self.contacts.store.refuse_request(&request.account, request.key)?;
-        Ok(())
+        let at = self.account(Some(&request.account))?;
+        Ok(api::Refused { tell: self.contacts.refuse(at, request.key, !silent)? })
     }
 
     fn queue(&self, account: Option<&str>, after: Option<&str>, limit: usize) -> Result<Vec<api::QueueEntry>, Failure> {

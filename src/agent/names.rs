@@ -21,7 +21,7 @@ use crate::identity::name::finding::{Finding, Found, Proof};
 use crate::identity::name::record;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::address::Address;
-use crate::store::{Accepted, Reader, Settled};
+use crate::store::{Accepted, Answer, Reader, Settled};
 
 /// How many look-ups run at a time.
 const AT_ONCE: usize = 8;
@@ -246,7 +246,10 @@ impl Names {
         let names = self.clone();
         let of = name.clone();
         let request = blocking(move || Ok(Reader::open(&names.state_dir)?.request(&of, &key)?)).await.flatten();
-        let Some(request) = request.filter(|request| !request.refused && request.verified.is_none()) else { return };
+        let Some(request) = request.filter(|request| request.answer == Answer::Open && request.verified.is_none())
+        else {
+            return;
+        };
         let claim = request.claim.and_then(|claim| claim.parse::<Address>().ok());
         let (verified, certain) = match &claim {
             Some(address) => match self.look_up(address).await.finding {
@@ -402,7 +405,7 @@ impl Names {
                 if correct {
                     log::info!("{}: {address} {text}", own.name);
                 } else {
-                    log::info!("{}: {address} is not published: {text} (toxctl name record {})", own.name, own.name);
+                    log::warn!("{}: {address} has no good record: {text} (toxctl name record {})", own.name, own.name);
                 }
             }
         }

@@ -306,10 +306,29 @@ pub struct FriendRequest {
     pub received: i64,
     /// Whether it was refused.
     pub refused: bool,
+    /// Whether they have heard so; absent if they are not to be told.
+    #[serde(default)]
+    pub told: Option<bool>,
     /// The address they claim.
     pub claim: Option<String>,
     /// Whether it leads, proved by DNSSEC, to their key; absent while nobody looked.
     pub verified: Option<bool>,
+}
+
+/// The body of `POST /v1/requests/{key}/refuse?account=`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refuse {
+    /// Not to tell them.
+    #[serde(default)]
+    pub silent: bool,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Whether they will be told when both sides are online: only if they are a mail agent, as their claim says.
+    pub tell: bool,
 }
 
 /// The body of `POST /v1/requests/{key}/accept?account=`.

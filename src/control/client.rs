@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
     Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name,
-    NewContact, QueuePage, Record, Refreshed, Rename, Status,
+    NewContact, QueuePage, Record, Refreshed, Refuse, Refused, Rename, Status,
 };
 
 /// The largest answer taken, in octets.
@@ -221,9 +221,9 @@ impl Client {
     ///
     /// # Errors
     /// As of all calls.
-    pub fn refuse_request(&self, account: Option<&str>, key: &str) -> Result<(), ClientError> {
+    pub fn refuse_request(&self, account: Option<&str>, key: &str, refuse: &Refuse) -> Result<Refused, ClientError> {
         let path = format!("/v1/requests/{}/refuse{}", escaped(key), query(&[("account", account)]));
-        self.call(Method::POST, &path, Bytes::new()).map(drop)
+        decode(&self.call(Method::POST, &path, body(refuse)?)?)
     }
 
     /// A page of at most `limit` waiting mails, those after the queue id `after`.

@@ -104,11 +104,11 @@ pub trait Backend: Send + Sync + 'static {
     /// There is no such request, several accounts have one, the nick is taken.
     fn accept_request(&self, account: Option<&str>, key: &str, nick: Option<String>) -> Result<api::Contact, Failure>;
 
-    /// Refuses the request of `key`, now and when it comes again.
+    /// Refuses the request of `key`, now and when it comes again. `silent`: they are not told.
     ///
     /// # Errors
     /// There is no such request, or several accounts have one.
-    fn refuse_request(&self, account: Option<&str>, key: &str) -> Result<(), Failure>;
+    fn refuse_request(&self, account: Option<&str>, key: &str, silent: bool) -> Result<api::Refused, Failure>;
 
     /// The waiting mails of `account`, or of all accounts, in ascending order of their queue ids (compared as octets):
     /// the first `limit` of those after the queue id `after`, which may have left the queue already.

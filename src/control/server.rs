@@ -28,7 +28,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::api::{Accept, AcceptKey, ApiError, Flush, NewContact, QueuePage, Rename};
+use super::api::{Accept, AcceptKey, ApiError, Flush, NewContact, QueuePage, Refuse, Rename};
 use super::{Backend, Failure};
 
 /// The largest request body, in octets.
@@ -336,10 +336,15 @@ async fn accept_request(
     Ok(Json(contact).into_response())
 }
 
-async fn refuse_request(agent: Agent, UrlPath(key): UrlPath<String>, of: Account) -> Result<StatusCode, Reply> {
-    let Query(of) = of?;
-    ask(agent, move |agent| agent.refuse_request(of.account.as_deref(), &key)).await?;
-    Ok(StatusCode::NO_CONTENT)
+async fn refuse_request(
+    agent: Agent,
+    UrlPath(key): UrlPath<String>,
+    of: Account,
+    body: Body<Refuse>,
+) -> Result<Response, Reply> {
+    let (Query(of), Json(refuse)) = (of?, body?);
+    let refused = ask(agent, move |agent| agent.refuse_request(of.account.as_deref(), &key, refuse.silent)).await?;
+    Ok(Json(refused).into_response())
 }
 
 async fn queue(agent: Agent, page: Result<Query<Page>, QueryRejection>) -> Result<Response, Reply> {

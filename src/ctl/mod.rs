@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{DEFAULT_CONTROL_SOCKET, DEFAULT_PATH};
-use crate::control::api::{Accept, AcceptKey, Flush, NewContact, Rename};
+use crate::control::api::{Accept, AcceptKey, Flush, NewContact, Refuse, Rename};
 use crate::control::client::{Client, ClientError};
 use crate::identity::tox_id::ToxId;
 
@@ -173,10 +173,13 @@ enum RequestCommand {
         #[arg(long)]
         nick: Option<String>,
     },
-    /// Refuse a request, now and when it comes again
+    /// Refuse a request, now and when it comes again. A mail agent is told when both are online, and its mail bounces
     Refuse {
         /// The key of the request
         key: String,
+        /// Do not tell them; their mail waits until it expires
+        #[arg(long)]
+        silent: bool,
     },
 }
 
@@ -368,9 +371,9 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             let contact = client.accept_request(account, key, &Accept { nick: nick.clone() })?;
             if cli.json { print(out, &contact)? } else { show::added(out, &contact)? }
         }
-        Command::Request(RequestCommand::Refuse { key }) => {
-            client.refuse_request(account, key)?;
-            say(cli, out, "refused", key)?;
+        Command::Request(RequestCommand::Refuse { key, silent }) => {
+            let refused = client.refuse_request(account, key, &Refuse { silent: *silent })?;
+            if cli.json { print(out, &refused)? } else { show::refused(out, key, &refused)? }
         }
         Command::Queue(QueueCommand::List) => queue(cli, &client, out)?,
         Command::Queue(QueueCommand::Flush { queue_id, contact }) => {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::control::api::{
-    Connection, Contact, ContactState, Flushed, FriendRequest, QueueEntry, QueueRecipient, Status,
+    Connection, Contact, ContactState, Flushed, FriendRequest, QueueEntry, QueueRecipient, Refused, Status,
 };
 use crate::identity::tox_address;
 use crate::identity::tox_id::ToxId;
@@ -193,6 +193,11 @@ pub(super) fn contacts(out: &mut dyn Write, contacts: &[Contact], now: i64) -> i
     table(out, &["ACCOUNT", "NICK", "STATE", "MAIL", "SEEN", "ADDRESS"], &rows)
 }
 
+pub(super) fn refused(out: &mut dyn Write, key: &str, refused: &Refused) -> io::Result<()> {
+    let told = if refused.tell { "told so when both are online" } else { "not told" };
+    writeln!(out, "refused {}; they are {told}", clean(key))
+}
+
 pub(super) fn requests(out: &mut dyn Write, requests: &[FriendRequest], now: i64) -> io::Result<()> {
     if requests.is_empty() {
         return writeln!(out, "no requests");
@@ -200,7 +205,12 @@ pub(super) fn requests(out: &mut dyn Write, requests: &[FriendRequest], now: i64
     let rows: Vec<Vec<String>> = requests
         .iter()
         .map(|request| {
-            let state = if request.refused { "refused" } else { "open" };
+            let state = match (request.refused, request.told) {
+                (false, _) => "open",
+                (true, Some(false)) => "refused, to be told",
+                (true, Some(true)) => "refused, told",
+                (true, None) => "refused",
+            };
             let age = format!("{} ago", span(now - request.received));
             let claim = match (&request.claim, request.verified) {
                 (None, _) => "-".to_owned(),

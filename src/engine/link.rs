@@ -33,6 +33,8 @@ const MAX_HELLOS: u32 = 100;
 /// its kernel closes the window, the rest of that packet never comes, and the connection with all its links is dead
 /// until toxcore gives it up after half a minute.
 const RELAY_WINDOW: usize = 32;
+/// What a peer that is not let in is told.
+const DECLINE: &str = "the recipient does not want to exchange mail with you";
 /// How often a peer's misbehaviour is worth a log line.
 const NOTE_EVERY: u64 = 60 * SECOND;
 
@@ -110,6 +112,15 @@ pub enum Input<'a> {
     },
     /// Whether mail can be stored: `Some` tells why not.
     Storage(Option<Refusal>),
+    /// Whether this peer is not to be let in, and is told so whenever it is online.
+    Decline(PublicKey, bool),
+    /// An [`Action::Declined`] is on disk.
+    DeclineRecorded {
+        /// By whom.
+        peer: PublicKey,
+        /// Its session, as the action gave it.
+        session: Session,
+    },
 }
 
 /// What is to be done, in order.
@@ -220,6 +231,20 @@ pub enum Action {
         /// The mail.
         id: MailId,
     },
+    /// The peer takes no mail of ours: what waits for it fails. To be answered with [`Input::DeclineRecorded`].
+    Declined {
+        /// Who.
+        peer: PublicKey,
+        /// Its session.
+        session: Session,
+        /// Its words, at most [`MAX_DECLINE`](super::wire::MAX_DECLINE) characters.
+        text: String,
+    },
+    /// The peer has heard, and recorded, that it is not let in.
+    DeclineHeard {
+        /// Who.
+        peer: PublicKey,
+    },
     /// Something about a peer that the operator should know; already limited to one a peer and minute.
     Note {
         /// The peer.
@@ -272,6 +297,8 @@ enum State {
 struct Peer {
     online: bool,
     relayed: bool,
+    /// Whether it is not let in.
+    declined: bool,
     state: State,
     /// How often it broke the rules since it last took a mail.
     violations: u32,
@@ -342,9 +369,12 @@ impl Engine {
         session
     }
 
-    fn hello(&self, session: Session, heard: Option<Session>) -> Vec<u8> {
+    fn hello(&self, to: &PublicKey, session: Session, heard: Option<Session>) -> Vec<u8> {
+        let declined = self.peers.get(to).is_some_and(|peer| peer.declined);
         Hello {
-            versions: vec![VERSION],
+            // Who is not let in finds no version in common, whether or not its program knows why.
+            versions: if declined { Vec::new() } else { vec![VERSION] },
+            declined: declined.then(|| DECLINE.to_owned()),
             session,
             heard,
             software: self.rules.software.clone(),
@@ -359,6 +389,7 @@ impl Engine {
         self.peers.entry(key).or_insert(Peer {
             online: false,
             relayed: false,
+            declined: false,
             state: State::Offline,
             violations: 0,
             noted_at: None,
@@ -444,6 +475,19 @@ impl Engine {
                 }
             }
             Input::Storage(refusal) => self.storage = refusal,
+            Input::Decline(peer, declined) => {
+                self.leave(peer, out);
+                let state = self.peer(peer);
+                state.declined = declined;
+                if state.online {
+                    self.greet(now, peer, None, out);
+                }
+            }
+            Input::DeclineRecorded { peer, session } => {
+                if self.peer(peer).online {
+                    self.greet(now, peer, Some(session), out);
+                }
+            }
         }
     }
 
@@ -512,7 +556,7 @@ impl Engine {
     /// Begins a session: says HELLO and waits for the answer.
     fn greet(&mut self, now: u64, peer: PublicKey, told: Option<Session>, out: &mut Vec<Action>) {
         let session = self.draw();
-        out.push(Action::SendCustom { peer, packet: self.hello(session, told) });
+        out.push(Action::SendCustom { peer, packet: self.hello(&peer, session, told) });
         let greeting = Greeting { session, told, again_at: now + HELLO_AGAIN, wait: HELLO_AGAIN };
         self.peer(peer).state = State::Greeting(greeting);
         self.next_check = self.next_check.min(now + HELLO_AGAIN);
@@ -529,6 +573,13 @@ impl Engine {
     }
 
     fn on_hello(&mut self, now: u64, key: PublicKey, hello: Hello, out: &mut Vec<Action>) {
+        if self.peer(key).declined {
+            return self.on_hello_of_declined(now, key, &hello, out);
+        }
+        if let Some(text) = hello.declined {
+            self.leave(key, out);
+            return out.push(Action::Declined { peer: key, session: hello.session, text });
+        }
         if !hello.versions.contains(&VERSION) {
             let text = format!("speaks other versions of the protocol ({:?}, {})", hello.versions, hello.software);
             if matches!(&self.peer(key).state, State::Up(link) if link.remote.session != hello.session) {
@@ -547,7 +598,7 @@ impl Engine {
                 let late = if link.heard { 2 } else { 1 };
                 if link.hellos == 1 && !link.heard && link.window.is_fresh() {
                     // It may have missed that we heard it.
-                    out.push(Action::SendCustom { peer: key, packet: self.hello(session, Some(heard)) });
+                    out.push(Action::SendCustom { peer: key, packet: self.hello(&key, session, Some(heard)) });
                     out.push(up_too(key));
                 } else if link.hellos > late {
                     // It keeps asking, and does not listen to what was sent to it: only a new session has no gap.
@@ -565,7 +616,7 @@ impl Engine {
                 let heard = hello.session;
                 if greeting.told != Some(heard) {
                     greeting.told = Some(heard);
-                    let packet = self.hello(session, Some(heard));
+                    let packet = self.hello(&key, session, Some(heard));
                     out.push(Action::SendCustom { peer: key, packet });
                 }
                 if hello.heard == Some(session) {
@@ -587,6 +638,26 @@ impl Engine {
                     out.push(up_too(key));
                 }
             }
+        }
+    }
+
+    /// A peer that is not let in speaks: it hears why, until it says that it has.
+    fn on_hello_of_declined(&mut self, now: u64, key: PublicKey, hello: &Hello, out: &mut Vec<Action>) {
+        match &mut self.peer(key).state {
+            State::Closed { .. } => {}
+            State::Greeting(greeting) if hello.heard == Some(greeting.session) => {
+                self.peer(key).state = State::Offline;
+                out.push(Action::DeclineHeard { peer: key });
+            }
+            // The session stays, or the two would talk past each other.
+            State::Greeting(greeting) => {
+                let session = greeting.session;
+                if greeting.told.replace(hello.session) != Some(hello.session) {
+                    let packet = self.hello(&key, session, Some(hello.session));
+                    out.push(Action::SendCustom { peer: key, packet });
+                }
+            }
+            State::Offline | State::Up(_) => self.greet(now, key, Some(hello.session), out),
         }
     }
 
@@ -756,7 +827,7 @@ impl Engine {
                     next = next.min(greeting.again_at);
                     if late {
                         let (session, told) = (greeting.session, greeting.told);
-                        out.push(Action::SendCustom { peer: key, packet: self.hello(session, told) });
+                        out.push(Action::SendCustom { peer: key, packet: self.hello(&key, session, told) });
                     }
                 }
                 State::Closed { until } if now < *until => next = next.min(*until),
@@ -783,6 +854,7 @@ impl Engine {
         // What limits a peer outlives its session.
         self.peers.retain(|_, peer| {
             !matches!(peer.state, State::Offline)
+                || peer.declined
                 || peer.violations > 0
                 || peer.unnoted > 0
                 || !peer.delivering.is_empty()

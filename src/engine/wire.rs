@@ -19,6 +19,10 @@ pub const VERSION: u8 = 1;
 pub const MAX_PACKET: usize = 1372;
 /// The longest address taken, in octets.
 pub const MAX_ADDRESS: usize = 512;
+/// The longest name of a program, in characters.
+const MAX_SOFTWARE: usize = 64;
+/// The longest text of a HELLO that declines, in characters.
+pub const MAX_DECLINE: usize = 200;
 /// How many octets a DATA frame needs beside its data, at most.
 pub const DATA_OVERHEAD: usize = 1 + 1 + 5 + 9 + 3;
 
@@ -42,6 +46,8 @@ pub struct Hello {
     pub max_transfers: u32,
     /// How many octets of unanswered burst mail it takes at a time.
     pub max_burst: u64,
+    /// It takes no mail of the other side and starts no session: its words why, at most [`MAX_DECLINE`] characters.
+    pub declined: Option<String>,
 }
 
 /// One message of a link.
@@ -139,9 +145,9 @@ impl Hello {
     pub fn to_packet(&self) -> Vec<u8> {
         let mut packet = vec![HELLO_PACKET];
         packet.extend_from_slice(HELLO_MAGIC);
-        let software: String = self.software.chars().take(64).collect();
+        let software = for_people(&self.software, MAX_SOFTWARE);
         encode(&mut packet, |e| {
-            e.map(if self.heard.is_some() { 7 } else { 6 })?;
+            e.map(6 + u64::from(self.heard.is_some()) + u64::from(self.declined.is_some()))?;
             e.u8(1)?.array(self.versions.len() as u64)?;
             for version in &self.versions {
                 e.u8(*version)?;
@@ -152,6 +158,9 @@ impl Hello {
             }
             e.u8(4)?.str(&software)?;
             e.u8(5)?.u64(self.max_size)?.u8(6)?.u32(self.max_transfers)?.u8(7)?.u64(self.max_burst)?;
+            if let Some(declined) = &self.declined {
+                e.u8(8)?.str(&for_people(declined, MAX_DECLINE))?;
+            }
             Ok(())
         });
         packet
@@ -171,7 +180,7 @@ impl Hello {
         let session = |d: &mut Decoder<'_>| {
             d.bytes()?.try_into().map_err(|_| decode::Error::message("a session has 8 octets")) as Result<Session, _>
         };
-        let (mut versions, mut own, mut heard) = (None, None, None);
+        let (mut versions, mut own, mut heard, mut declined) = (None, None, None, None);
         let (mut software, mut max_size, mut max_transfers, mut max_burst) = (String::new(), None, None, None);
         for _ in 0..definite(d.map()?)? {
             match d.u64()? {
@@ -185,10 +194,11 @@ impl Hello {
                 }
                 2 => own = Some(session(d)?),
                 3 => heard = Some(session(d)?),
-                4 => software = d.str()?.chars().filter(|c| !c.is_control()).take(64).collect(),
+                4 => software = for_people(d.str()?, MAX_SOFTWARE),
                 5 => max_size = Some(d.u64()?),
                 6 => max_transfers = Some(d.u32()?),
                 7 => max_burst = Some(d.u64()?),
+                8 => declined = Some(for_people(d.str()?, MAX_DECLINE)),
                 _ => d.skip()?,
             }
         }
@@ -200,8 +210,14 @@ impl Hello {
             max_size: max_size.ok_or_else(missing)?,
             max_transfers: max_transfers.ok_or_else(missing)?,
             max_burst: max_burst.ok_or_else(missing)?,
+            declined,
         })
     }
+}
+
+/// `text` without control characters, at most so many of them.
+fn for_people(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 /// Deterministic encoding has definite lengths only (RFC 8949 section 4.2); each item takes at least one octet, so the
@@ -419,9 +435,10 @@ mod tests {
             max_size: 1 << 30,
             max_transfers: 256,
             max_burst: 1 << 22,
+            declined: None,
         };
-        for heard in [Some([4; 8]), None] {
-            hello.heard = heard;
+        for (heard, declined) in [(Some([4; 8]), None), (None, None), (None, Some("no".to_owned()))] {
+            (hello.heard, hello.declined) = (heard, declined);
             assert_eq!(Hello::from_packet(&hello.to_packet()).expect("ours").expect("well formed"), hello);
         }
         assert!(Hello::from_packet(b"\xb7other").is_none() && Hello::from_packet(b"").is_none());

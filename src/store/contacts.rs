@@ -3,8 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::Reader;
-use super::writer::{Store, StoreError};
+use super::writer::{Session, Store, StoreError};
+use super::{names, outcome};
 use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::mail::status::Refusal;
 
 /// How many open requests of strangers an account keeps. No new one is taken then: to let it push out an old one would
 /// let a stranger with many keys push out all that are genuine. toxcore repeats what is not answered.
@@ -13,6 +15,43 @@ const MAX_REQUESTS: i64 = 100;
 const MAX_REFUSED: i64 = 1000;
 /// How long an open request is kept, in seconds.
 const KEEP_REQUEST: i64 = 60 * 86_400;
+/// How long one who was refused is waited for, so that he can be told, in seconds; longer than mail waits by default.
+pub const DECLINE_AGE: i64 = 7 * 86_400;
+/// How many of them at a time, for each account. Each is a friend in toxcore's eyes until he has heard.
+pub const MAX_DECLINING: usize = 32;
+
+/// What became of a friend request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It waits for the operator.
+    Open,
+    /// It is refused; he is not told.
+    Refused,
+    /// It is refused; he is to be told when both are online.
+    Declining,
+    /// It is refused; he was told.
+    Declined,
+}
+
+impl Answer {
+    fn of(number: i64) -> Self {
+        match number {
+            0 => Self::Open,
+            2 => Self::Declining,
+            3 => Self::Declined,
+            _ => Self::Refused,
+        }
+    }
+
+    fn number(self) -> i64 {
+        match self {
+            Self::Open => 0,
+            Self::Refused => 1,
+            Self::Declining => 2,
+            Self::Declined => 3,
+        }
+    }
+}
 
 /// A remote key that an account knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +85,8 @@ pub struct Request {
     pub message: String,
     /// Seconds since the epoch.
     pub received: i64,
-    /// Whether it was refused.
-    pub refused: bool,
+    /// What became of it.
+    pub answer: Answer,
     /// The address he says is his.
     pub claim: Option<String>,
     /// Whether that leads, proved by DNSSEC, to his key; unknown until it is looked up.
@@ -140,12 +179,7 @@ impl Store {
     /// The store fails.
     pub fn remove_contact(&self, account: &str, key: PublicKey) -> Result<bool, StoreError> {
         let account = account.to_owned();
-        self.call(move |session| {
-            super::names::forget(session, &account, &key)?;
-            let db = session.connection;
-            let removed = db.execute("DELETE FROM contact WHERE account = ? AND key = ?", params![account, key.0])?;
-            Ok(removed > 0)
-        })
+        self.call(move |session| remove(session, &account, &key))
     }
 
     /// A contact was seen at `seconds` since the epoch.
@@ -266,30 +300,88 @@ impl Store {
             let db = session.connection;
             let removed = db.execute("DELETE FROM blocked WHERE account = ? AND key = ?", params![account, key.0])? > 0;
             if removed {
-                super::names::release_all(session, &account, &key)?;
+                names::release_all(session, &account, &key)?;
             }
             Ok(removed)
         })
     }
 
-    /// Marks a request as refused, so that it does not come up again; whether it was there.
+    /// Marks a request as refused, so that it does not come up again; what became of it, or nothing if it is not there.
+    /// With `tell` he is to be told, if he is a mail agent: only these make a claim, and a person's chat program would
+    /// show us as a new friend.
     ///
     /// # Errors
     /// The store fails.
-    pub fn refuse_request(&self, account: &str, key: PublicKey) -> Result<bool, StoreError> {
+    pub fn refuse_request(
+        &self,
+        account: &str,
+        key: PublicKey,
+        tell: bool,
+        seconds: i64,
+    ) -> Result<Option<Answer>, StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
             let db = session.connection;
-            let sql = "UPDATE request SET refused = 1 WHERE account = ? AND key = ?";
-            let refused = db.execute(sql, params![account, key.0])? > 0;
+            let answer = db
+                .query_row(
+                    "UPDATE request SET received = CASE WHEN ?3 AND claim IS NOT NULL THEN ?4 ELSE received END,
+                     refused = CASE WHEN ?3 AND claim IS NOT NULL THEN 2 ELSE 1 END
+                     WHERE account = ?1 AND key = ?2 RETURNING refused",
+                    params![account, key.0, tell, seconds],
+                    |row| row.get(0).map(Answer::of),
+                )
+                .optional()?;
             db.execute(
-                "DELETE FROM request WHERE account = ?1 AND refused = 1 AND key IN
-                 (SELECT key FROM request WHERE account = ?1 AND refused = 1 ORDER BY received DESC LIMIT -1 OFFSET ?2)",
+                "DELETE FROM request WHERE account = ?1 AND refused > 0 AND key IN
+                 (SELECT key FROM request WHERE account = ?1 AND refused > 0 ORDER BY received DESC LIMIT -1 OFFSET ?2)",
                 params![account, MAX_REFUSED],
             )?;
-            Ok(refused)
+            Ok(answer)
         })
     }
+
+    /// One who was refused has heard so, or (`told` false) asks again at `seconds` since the epoch and is to hear it again.
+    pub fn declined(&self, account: &str, key: PublicKey, told: bool, seconds: i64) {
+        let account = account.to_owned();
+        let answer = if told { Answer::Declined } else { Answer::Declining };
+        self.record(move |session| {
+            session
+                .connection
+                .prepare_cached(
+                    "UPDATE request SET refused = ?, received = ? WHERE account = ? AND key = ? AND refused > 1",
+                )?
+                .execute(params![answer.number(), seconds, account, key.0])?;
+            Ok(())
+        });
+    }
+
+    /// A contact takes no mail of this account: what waits for it fails with this refusal, and it is no contact any more.
+    /// `done` is called when that is on disk.
+    pub fn contact_declined(
+        &self,
+        account: &str,
+        key: PublicKey,
+        refusal: Refusal,
+        done: impl FnOnce() + Send + 'static,
+    ) {
+        let account = account.to_owned();
+        let job = move |session: &mut Session<'_>| {
+            outcome::bounce_peer(session, &account, &key, &refusal)?;
+            remove(session, &account, &key).map(|_| ())
+        };
+        self.submit(job, move |result| {
+            if result.is_ok() {
+                done();
+            }
+        });
+    }
+}
+
+/// Removes a contact with the names pinned to it; whether it was there.
+fn remove(session: &mut Session<'_>, account: &str, key: &PublicKey) -> rusqlite::Result<bool> {
+    names::forget(session, account, key)?;
+    let sql = "DELETE FROM contact WHERE account = ? AND key = ?";
+    Ok(session.connection.execute(sql, params![account, key.0])? > 0)
 }
 
 impl Request {
@@ -299,7 +391,7 @@ impl Request {
             key: PublicKey(row.get(1)?),
             message: row.get(2)?,
             received: row.get(3)?,
-            refused: row.get(4)?,
+            answer: Answer::of(row.get(4)?),
             claim: row.get(5)?,
             verified: row.get(6)?,
         })
@@ -343,6 +435,20 @@ impl Reader {
              WHERE ?1 IS NULL OR account = ?1 ORDER BY received DESC",
         )?;
         rows.query_map([account], Request::read)?.collect()
+    }
+
+    /// Those who were refused after `since`, in seconds since the epoch, and are to be told; no more than a few.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn declining(&self, account: &str, since: i64) -> rusqlite::Result<Vec<PublicKey>> {
+        self.connection
+            .prepare_cached(
+                "SELECT key FROM request WHERE account = ? AND refused = 2 AND received > ?
+                 ORDER BY received DESC LIMIT ?",
+            )?
+            .query_map(params![account, since, MAX_DECLINING as i64], |row| row.get(0).map(PublicKey))?
+            .collect()
     }
 
     /// The blocked keys of one account or of all, and since when (seconds since the epoch).

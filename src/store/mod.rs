@@ -21,7 +21,7 @@ mod writer;
 mod tests;
 
 pub use bodies::{BodyFile, BodyWriter, EncodedBody};
-pub use contacts::{Contact, Request};
+pub use contacts::{Answer, Contact, DECLINE_AGE, MAX_DECLINING, Request};
 pub use dispatch::Work;
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{

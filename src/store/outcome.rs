@@ -245,6 +245,22 @@ pub(super) fn bounce_held(
     held(session, account, name)?.iter().try_for_each(|pending| pending.bounce(session, now, refusal))
 }
 
+/// Fails every recipient that waits for a peer.
+pub(super) fn bounce_peer(
+    session: &mut Session<'_>,
+    account: &str,
+    peer: &PublicKey,
+    refusal: &Refusal,
+) -> rusqlite::Result<()> {
+    let now = (session.policy.now)();
+    let waiting: Vec<Pending> = session
+        .connection
+        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.peer = ? AND r.state = 0"))?
+        .query_map(params![account, peer.0], Pending::read)?
+        .collect::<rusqlite::Result<_>>()?;
+    waiting.iter().try_for_each(|pending| pending.bounce(session, now, refusal))
+}
+
 /// Logs that the recipients that wait for a name are deferred.
 pub(super) fn log_held(
     session: &mut Session<'_>,

@@ -499,7 +499,15 @@ fn strangers_cannot_push_each_other_off_and_refusals_are_remembered() {
         let mut octets = [key; 32];
         octets[..2].copy_from_slice(&number.to_be_bytes());
         let (account, message) = ("alice".to_owned(), "hi".to_owned());
-        Request { account, key: PublicKey(octets), message, received, refused: false, claim: None, verified: None }
+        Request {
+            account,
+            key: PublicKey(octets),
+            message,
+            received,
+            answer: Answer::Open,
+            claim: None,
+            verified: None,
+        }
     };
     let put = |request: Request| {
         let (sender, receiver) = mpsc::channel();
@@ -513,13 +521,87 @@ fn strangers_cannot_push_each_other_off_and_refusals_are_remembered() {
     assert_eq!(flood, 99);
     let open = || world.reader().requests(Some("alice")).expect("read");
     assert!(open().iter().any(|request| request.key == genuine.key), "the genuine one is still there");
-    assert!(world.store.refuse_request("alice", request(9, 3, 0).key).expect("the store answers"));
+    let refused = world.store.refuse_request("alice", request(9, 3, 0).key, true, 20).expect("the store answers");
+    assert_eq!(refused, Some(Answer::Refused), "who makes no claim may be a person's chat program: it is not told");
     assert_eq!(put(request(9, 3, 30)), None, "refused for good");
-    assert!(open().iter().any(|other| other.key == request(9, 3, 0).key && other.refused));
+    assert!(open().iter().any(|other| other.key == request(9, 3, 0).key && other.answer == Answer::Refused));
     world.store.block("alice", genuine.key, 1).expect("the store answers");
     assert!(put(genuine.clone()).is_none() && !open().iter().any(|request| request.key == genuine.key), "blocked");
     // Nobody waits for an answer for ever: what is old makes room.
     assert_eq!(put(request(1, 2, 100 * 86_400)), Some(true));
+}
+
+#[test]
+fn a_refused_agent_is_told_once_and_again_when_it_asks_again() {
+    let world = World::new();
+    let request = |key: u8| Request {
+        account: "alice".into(),
+        key: PublicKey([key; 32]),
+        message: "hi".into(),
+        received: 10,
+        answer: Answer::Open,
+        claim: Some("bob@example.org".into()),
+        verified: None,
+    };
+    for key in 1..=3 {
+        let (sender, receiver) = mpsc::channel();
+        world.store.put_request(request(key), move |new| sender.send(new).expect("somebody waits"));
+        assert_eq!(receiver.recv().expect("an answer"), Some(true));
+    }
+    let refuse =
+        |key: u8, tell| world.store.refuse_request("alice", PublicKey([key; 32]), tell, 1000).expect("an answer");
+    assert_eq!(refuse(1, true), Some(Answer::Declining));
+    assert_eq!(refuse(2, true), Some(Answer::Declining));
+    assert_eq!(refuse(3, false), Some(Answer::Refused));
+    assert_eq!(refuse(4, true), None, "nobody asked");
+    let declining = |since| world.reader().declining("alice", since).expect("read");
+    assert_eq!(declining(0).len(), 2);
+    assert_eq!(declining(1000), [], "not for ever");
+    world.store.declined("alice", PublicKey([1; 32]), true, 1001);
+    world.store.declined("alice", PublicKey([3; 32]), false, 1001);
+    world.settled();
+    assert_eq!(declining(0), [PublicKey([2; 32])], "who was refused silently is never told");
+    world.store.declined("alice", PublicKey([1; 32]), false, 2000);
+    world.settled();
+    assert_eq!(declining(1500), [PublicKey([1; 32])]);
+}
+
+#[test]
+fn mail_for_a_contact_that_declines_bounces_and_it_is_no_contact_any_more() {
+    let mut world = World::new();
+    let contact = |key, nick: &str| Contact {
+        account: "alice".into(),
+        key,
+        nick: Some(nick.into()),
+        tox_id: None,
+        message: None,
+        accepted: false,
+        added: 1,
+        last_seen: None,
+    };
+    let other = PublicKey([8; 32]);
+    for (key, nick) in [(PEER, "bob"), (other, "carol")] {
+        assert!(world.store.put_contact(contact(key, nick)).expect("the store answers"));
+    }
+    for body in [b"1", b"2"] {
+        world.enqueue(None, body, &["bob@tox.alt"]);
+    }
+    let decline = |world: &World| {
+        let (sender, receiver) = mpsc::channel();
+        let refusal = Refusal::permanent(7, 1, "the recipient does not want to exchange mail with you");
+        world.store.contact_declined("alice", PEER, refusal, move || sender.send(()).expect("somebody waits"));
+        receiver.recv().expect("recorded");
+    };
+    decline(&world);
+    let told = notices(&world);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("bob@tox.alt: 5.7.1"), "{told:?}");
+    let reader = world.reader();
+    assert_eq!(reader.queue_summary(None).expect("a summary").mails, 0);
+    let left: Vec<_> = reader.contacts(None).expect("read").into_iter().map(|contact| contact.key).collect();
+    assert_eq!(left, [other]);
+    decline(&world);
+    assert_eq!(notices(&world).len(), 2, "said again it changes nothing");
 }
 
 #[test]

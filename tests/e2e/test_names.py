@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import time
 import unittest
@@ -349,7 +350,9 @@ class RigDnsTest(SandboxCase):
     def test_a_validator_sees_through_each_lie(self) -> None:
         false = FORGED_TXT.decode()
         # It has no patience to set, so not with those that never end.
-        for mode in [mode for mode in MODES if mode not in ("silent", "slow", "wrong-id", "garbage")]:
+        # Nor is bob an alias.
+        skipped = ("silent", "slow", "wrong-id", "garbage", "second-cname-forged")
+        for mode in [mode for mode in MODES if mode not in skipped]:
             self.liar.mode = mode
             for zone in TABLE_ZONES:
                 address = f"bob@{zone}."
@@ -369,6 +372,19 @@ class RigDnsTest(SandboxCase):
                     expected = {Delv.INSECURE, true, *([false] if mode == "txt-added" else [])}
                 with self.subTest(mode=mode, zone=zone):
                     self.assertEqual(self.delv.verdict(self.liar.port, f"bob._tox.{zone}."), expected)
+
+    def test_a_forged_alias_behind_a_proved_one_with_a_proved_denial_at_its_end(self) -> None:
+        for zone in TABLE_ZONES:
+            with self.subTest(zone=zone):
+                self.liar.mode = "honest"
+                self.named.publish(zone, "alias._tox", Rr("CNAME", f"bob._tox.{zone}."))
+                name, verdict = f"alias._tox.{zone}.", Delv.INSECURE if zone == "plain.test" else Delv.SECURE
+                self.assertEqual(self.delv.verdict(self.liar.port, name), {verdict, tox1(f"bob@{zone}.")})
+                self.liar.mode = "second-cname-forged"
+                answer = ask(self.liar.port, name)
+                aliases = [record for record in answer.answers if record.type == "CNAME"]
+                self.assertEqual((len(aliases), answer.texts(), answer.rcode), (2, [], NXDOMAIN))
+                self.assertNotIn(Delv.NO_SUCH, self.delv.verdict(self.liar.port, name))
 
     def test_random_octets_are_no_message_or_one(self) -> None:
         seed = 1
@@ -436,6 +452,8 @@ CASES = (
     Case("invented-cut", [BOGUS], [TAMPERED]),
     Case("cname-injected", [BOGUS], [FORGED]),
     Case("cname-injected", [BOGUS], [FORGED], MALLORY),
+    # The name of this row is an alias: its own record is a proved one, and so is that the forged target is not there.
+    Case("second-cname-forged", [BOGUS], [UNPROVED, BOGUS]),
     Case("txt-added", [BOGUS], [AMBIGUOUS]),
     # Whether the record of somebody else makes the whole answer worthless, or nothing, is the validator's choice.
     Case("foreign-txt-first", [SECURE, BOGUS], [INSECURE, BOGUS]),
@@ -478,6 +496,9 @@ class LookupTableTest(SandboxCase):
             names = [f"{word}-{number}" for word in ("cold", "near", "warm") for number in range(len(CASES))]
             for local in ("bob", *names):
                 records[zone, f"{local}._tox"] = [tox1(f"{local}@{zone}")]
+            for local in (name for name in names if CASES[int(name.split("-")[1])].mode == "second-cname-forged"):
+                records[zone, f"behind-{local}._tox"] = records[zone, f"{local}._tox"]
+                records[zone, f"{local}._tox"] = [Rr("CNAME", f"behind-{local}._tox.{zone}.")]
             records[zone, "empty._tox"] = [Rr("A", "192.0.2.1")]
         records["expired.test", "bob._tox"] = [tox1("bob@expired.test")]
         records["alice.test", "bob._tox"] = [tox1("bob@alice.test")]
@@ -990,6 +1011,32 @@ class NamesEndToEndTest(SandboxCase):
         self.notice(b"Subject: after", b"Action: failed\nStatus: 5.1.1")
         self.assertEqual(find_in_maildir(self.bob.maildir, held), [])
 
+    def test_7_a_refused_request_bounces_the_mail_that_waited_for_it(self) -> None:
+        dave = self.new_agent("dave", ["dave@example.test"], incoming="ask")
+        self.named.publish("example.test", "dave._tox", f"v=tox1;id={dave.tox_id}")
+        self.send("dave@example.test", "unwanted")
+        alice = self.alice.key
+        dave.wait_request(alice)
+        # He says no while she is away, and his agent is started anew before she is back.
+        self.alice.stop()
+        self.assertTrue(dave.json("request", "refuse", alice)["tell"])
+        self.assertIs(dave.json("request", "list")[0]["told"], False)
+        dave.kill()
+        dave.start()
+        self.alice.start()
+        notice = self.notice(b"Final-Recipient: rfc822; dave@example.test", b"Action: failed\nStatus: 5.7.1")
+        self.assertIn(b"does not want to exchange mail with you", notice)
+        self.assertEqual(find_in_maildir(dave.maildir, "<unwanted@alice.example>"), [])
+        wait_for("dave's word that she was told", lambda: dave.json("request", "list")[0]["told"], 120)
+        # He is neither a contact nor a name that she knows any more, and never was one of his.
+        self.assertIsNone(self.alice.contact(dave.key))
+        self.assertIsNone(self.name(self.alice, "dave@example.test"))
+        self.assertEqual((dave.json("contact", "list"), dave.account()["contacts_online"]), ([], 0))
+        # He thinks better of it, and she asks once more.
+        self.alice.ctl("contact", "add", "dave@example.test")
+        dave.ctl("contact", "add", self.alice.tox_id)
+        self.arrived(dave.maildir, self.send("dave@example.test", "wanted"))
+
     def _text_of(self, address: str) -> str | None:
         name = self.name(self.alice, address)
         return None if name is None else name["text"]
@@ -1005,6 +1052,103 @@ class NamesEndToEndTest(SandboxCase):
         self.assertEqual((status, words[:5]), (77, "5.7.1"))
         self.bob.ctl("contact", "unblock", self.alice.key)
         self.arrived(self.bob.maildir, message_id, 240)
+
+
+class PoliciesTest(SandboxCase):
+    """What the operator may choose in [names], end to end."""
+
+    named: ClassVar[Named]
+    liar: ClassVar[Liar]
+    bootstrap: ClassVar[Bootstrap]
+    binaries: ClassVar[Path]
+    frank: ClassVar[Agent]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.named = Named(cls.box)
+        cls.liar = Liar(cls.box, cls.named.port)
+        cls.bootstrap = Bootstrap(cls.box)
+        cls.binaries = install_programs(cls.box, BIN)
+        cls.frank = cls.new_agent("frank", ["frank@example.test", "frank@plain.test"], incoming="all")
+        for zone in ("example.test", "plain.test"):
+            cls.named.publish(zone, "frank._tox", f"v=tox1;id={cls.frank.tox_id}")
+
+    @classmethod
+    def new_agent(cls, name: str, addresses: Sequence[str], **names: Any) -> Agent:
+        section = {"resolver": [f"{HOST}:{cls.liar.port}"], "trust_anchor": str(cls.named.anchor), "timeout": "2s"}
+        return Agent(
+            cls.box,
+            name,
+            binaries=cls.binaries,
+            bootstrap=cls.bootstrap,
+            addresses=addresses,
+            senders=[f"{name}@{name}.example"],
+            settings={"names": {**section, **names}, "queue": {"retry_min": "1s", "retry_max": "1s"}},
+        )
+
+    def send(self, agent: Agent, to: str) -> str:
+        """Submit a mail; its Message-ID."""
+        message_id = f"<{agent.name}-{to}>"
+        sender = f"{agent.name}@{agent.name}.example"
+        agent.submit(sender, [to], sample_mail(sender=sender, to=to, subject="x", text="x\n", message_id=message_id))
+        return message_id
+
+    def name(self, agent: Agent, address: str, state: str) -> dict[str, Any]:
+        """What the agent knows of the name, once it is in this state."""
+
+        def probe() -> dict[str, Any] | None:
+            names = (dict(name) for name in agent.json("name", "list"))
+            return next((name for name in names if (name["address"], name["state"]) == (address, state)), None)
+
+        return wait_for(f"{address} {state}", probe, 120)
+
+    def arrived(self, message_id: str) -> bytes:
+        """The mail, once frank has it."""
+        found = wait_for(message_id, lambda: find_in_maildir(self.frank.maildir, message_id) or None, 120)
+        return found[0].read_bytes()
+
+    def test_trust_on_first_use_behind_a_dead_resolver_and_whoever_asks_is_accepted(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dead:
+            dead.bind((HOST, 0))
+            resolvers = [f"{HOST}:{dead.getsockname()[1]}", f"{HOST}:{self.liar.port}"]
+            gina = self.new_agent("gina", ["gina@plain.test"], unsigned="tofu", resolver=resolvers)
+            text = self.arrived(self.send(gina, "frank@plain.test"))
+            dead.settimeout(1)
+            self.assertIn(b"_tox", dead.recv(512).lower(), "the dead one was never asked")
+        pin = self.name(gina, "frank@plain.test", "pinned")
+        self.assertEqual((pin["proof"], pin["key"].upper()), ("insecure", self.frank.key))
+        # Accepted is not believed: nothing proves her address.
+        self.assertIn("tox=fail", header(text, "Authentication-Results") or "")
+        self.assertEqual(self.frank.json("request", "list"), [])
+
+    def test_what_is_not_proved_may_be_refused_and_what_is_may_wait_for_the_operator(self) -> None:
+        hugo = self.new_agent("hugo", ["hugo@example.test"], unsigned="refuse", outgoing="ask")
+        self.send(hugo, "frank@plain.test")
+
+        def bounced() -> bytes | None:
+            return next((path.read_bytes() for path in (hugo.maildir / "new").glob("*")), None)
+
+        notice = wait_for("bounce", bounced, 60)
+        self.assertIn(b"Final-Recipient: rfc822; frank@plain.test", notice)
+        self.assertIn(b"Action: failed\nStatus: 5.7.1", notice)
+        message_id = self.send(hugo, "frank@example.test")
+        self.assertEqual(self.name(hugo, "frank@example.test", "unconfirmed")["offer"]["proof"], "secure")
+        (mail,) = hugo.json("queue", "list")
+        self.assertEqual([(r["state"], r["status"]) for r in mail["recipients"]], [("held", "4.7.1")])
+        self.assertEqual(hugo.json("contact", "list"), [])
+        hugo.ctl("contact", "accept-key", "frank@example.test", self.frank.tox_id)
+        self.arrived(message_id)
+
+    def test_an_agent_tells_at_its_start_what_the_dns_says_of_its_own_names(self) -> None:
+        self.named.publish("example.test", "judy._tox", tox1("somebody else"))
+        judy = self.new_agent("judy", ["judy@example.test", "judy@rsa.test"])
+        for words in (r"judy@example\.test .*leads to another Tox ID", r"warn: judy: judy@rsa\.test has no good record: "):
+            wait_for(words, lambda words=words: re.search(words, judy.log), 60)
+        self.named.publish("example.test", "judy._tox", f"v=tox1;id={judy.tox_id}")
+        judy.stop()
+        judy.start()
+        wait_for("a good record", lambda: "judy: judy@example.test leads here (tox1, " in judy.log, 60)
 
 
 if __name__ == "__main__":

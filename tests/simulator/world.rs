@@ -637,6 +637,7 @@ impl World {
                 run.deliveries.insert(number, Delivering { delivery, files: Vec::new() });
                 self.ask_disk(agent, DiskJob::Stage(number));
             }
+            Action::Declined { .. } | Action::DeclineHeard { .. } => unreachable!("nobody declines here"),
             Action::Note { peer, text } => {
                 if self.trace {
                     eprintln!("{} note {agent} of {}: {text}", self.now, number(&peer));

@@ -60,8 +60,8 @@ impl Backend for Fake {
     fn accept_request(&self, _: Option<&str>, key: &str, _: Option<String>) -> Result<Contact, Failure> {
         Err(Failure::NotFound(key.into()))
     }
-    fn refuse_request(&self, _: Option<&str>, _: &str) -> Result<(), Failure> {
-        Ok(())
+    fn refuse_request(&self, _: Option<&str>, _: &str, silent: bool) -> Result<Refused, Failure> {
+        Ok(Refused { tell: !silent })
     }
     fn queue(&self, _: Option<&str>, after: Option<&str>, limit: usize) -> Result<Vec<QueueEntry>, Failure> {
         let first = after.map_or(0, |after| after.parse::<u64>().unwrap_or(0) + 1);
@@ -143,7 +143,8 @@ fn failures_become_statuses_and_all_errors_are_json() {
         ("POST /v1/contacts HTTP/1.1".into(), "{\"tox_id\":\"ID\"}", 415, "\"error\""),
         ("DELETE /v1/contacts/a%2Fb%20c HTTP/1.1".into(), "", 409, "\"error\":\"a/b c\""),
         ("DELETE /v1/contacts/panic HTTP/1.1".into(), "", 500, "\"error\""),
-        ("POST /v1/requests/K/refuse HTTP/1.1".into(), "", 204, ""),
+        (format!("POST /v1/requests/K/refuse HTTP/1.1{JSON}"), "{\"silent\":true}", 200, "{\"tell\":false}"),
+        (format!("POST /v1/requests/K/refuse HTTP/1.1{JSON}"), "{}", 200, "{\"tell\":true}"),
         (format!("POST /v1/queue/flush HTTP/1.1{JSON}"), "{}", 200, "{\"recipients\":7}"),
         ("GET /v2/status HTTP/1.1".into(), "", 404, "\"error\""),
         ("PUT /v1/status HTTP/1.1".into(), "", 405, "\"error\""),

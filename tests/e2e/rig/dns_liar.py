@@ -331,6 +331,8 @@ class Liar:
     - downgraded: no DS record anywhere and no proof that there is none; the Tox ID tampered, without signature
     - invented-cut: as if `_tox` below the domain were a zone of its own, not signed; the Tox ID tampered
     - cname-injected: as if the name were an alias, without signature, of `attacker`, whose records come with it
+    - second-cname-forged: of a name that is an alias, another one at its target, without signature, and the signed proof
+      that what that leads to is not there
     - txt-added: `FORGED_ID` in a further record under the true signature; foreign-txt-first: in one of `attacker`
     - replayed-nodata: the signed proof that there is no TXT record, but at another name
     - nxdomain-without-proof: no such name, without signature
@@ -499,6 +501,17 @@ class Liar:
         found = self._look_up(asked, target, "TXT").answers or [txt(target, FORGED_TXT)]
         return [replace(asked.blank(AA), answers=[alias, *found]).pack()]
 
+    def _second_cname_forged(self, asked: _Asked) -> list[bytes]:
+        true = self._truth(asked)
+        first = [record for record in true.answers if text_of(record.name) == text_of(asked.name)]
+        target = next((record.target for record in first if record.type == "CNAME"), None)
+        if asked.type != "TXT" or target is None:
+            return [true.pack()]
+        nobody = name_of("nobody._tox.example.test.")
+        denial = self._look_up(asked, nobody, "TXT")
+        answers = [*first, Record(target, "CNAME", 0, _pack_name(nobody))]
+        return [replace(true, answers=answers, authority=denial.authority).with_rcode(denial.rcode).pack()]
+
     def _txt_added(self, asked: _Asked) -> list[bytes]:
         def lie(true: Message) -> Message:
             ttl = next((record.ttl for record in true.answers if record.type == "TXT"), 0)
@@ -579,6 +592,7 @@ _LIES: dict[str, Callable[[Liar, _Asked], list[bytes]]] = {
     "downgraded": Liar._downgraded,
     "invented-cut": Liar._invented_cut,
     "cname-injected": Liar._cname_injected,
+    "second-cname-forged": Liar._second_cname_forged,
     "txt-added": Liar._txt_added,
     "foreign-txt-first": Liar._foreign_txt_first,
     "replayed-nodata": Liar._replayed_nodata,
