@@ -14,6 +14,7 @@ pub mod identity;
 pub mod lmtp;
 pub mod mail;
 pub mod maildir;
+pub mod smtp;
 pub mod socket;
 pub mod store;
 pub mod telemetry;

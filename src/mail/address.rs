@@ -16,6 +16,11 @@ pub struct Address {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidAddress(&'static str);
 
+impl InvalidAddress {
+    /// What an unquoted local part must not hold.
+    pub(super) const UNQUOTED: Self = Self("the part before @ needs quotes or holds a forbidden character");
+}
+
 impl fmt::Display for InvalidAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
@@ -136,7 +141,7 @@ impl FromStr for Address {
         }
         let (local, domain) = text.rsplit_once('@').ok_or(InvalidAddress("an address is name@domain"))?;
         if !local.chars().all(|c| is_atext(c) || c == '.') {
-            return Err(InvalidAddress("the part before @ needs quotes or holds a forbidden character"));
+            return Err(InvalidAddress::UNQUOTED);
         }
         Address::new(local, domain)
     }

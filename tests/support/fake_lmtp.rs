@@ -1,7 +1,8 @@
-//! An LMTP server that says what a test tells it to, and keeps what it heard.
+//! An LMTP or SMTP server that says what a test tells it to, and keeps what it heard.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -84,11 +85,27 @@ impl Fake {
         let (tx, events) = channel();
         std::thread::spawn(move || {
             let (stream, _) = listener.accept().expect("a connection");
+            let reader = stream.try_clone().expect("a descriptor");
             // A client that goes away is what many tests are about.
-            let _ = serve(&script, stream, &tx);
+            let _ = serve(&script, reader, stream, true, &tx);
             let _ = tx.send(Event::Closed);
         });
         Self { dir, events }
+    }
+
+    /// Starts an SMTP server for one connection, and tells its port on 127.0.0.1.
+    #[allow(dead_code, reason = "not every test that includes this file speaks SMTP")]
+    pub fn start_smtp(script: Script) -> (Self, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its number").port();
+        let (tx, events) = channel();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a connection");
+            let reader = stream.try_clone().expect("a descriptor");
+            let _ = serve(&script, reader, stream, false, &tx);
+            let _ = tx.send(Event::Closed);
+        });
+        (Self { dir: tempfile::tempdir().expect("a directory"), events }, port)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -96,6 +113,7 @@ impl Fake {
     }
 
     /// Waits until something happens for which `wanted` is true.
+    #[allow(dead_code, reason = "not every test that includes this file waits within a dialogue")]
     pub fn wait(&self, wanted: impl Fn(&Event) -> bool) -> Event {
         loop {
             let event = self.events.recv_timeout(Duration::from_secs(60)).expect("the event");
@@ -136,10 +154,15 @@ pub fn decode(wire: &[u8]) -> Vec<u8> {
     out
 }
 
-fn serve(script: &Script, stream: UnixStream, tx: &Sender<Event>) -> std::io::Result<()> {
+fn serve(
+    script: &Script,
+    reader: impl Read,
+    mut out: impl Write,
+    lmtp: bool,
+    tx: &Sender<Event>,
+) -> std::io::Result<()> {
     let _ = tx.send(Event::Connected);
-    let mut reader = BufReader::with_capacity(1 << 16, stream.try_clone()?);
-    let mut out = stream;
+    let mut reader = BufReader::with_capacity(1 << 16, reader);
     if script.end == End::HangAtGreeting {
         let _ = reader.fill_buf()?;
         return Ok(());
@@ -155,7 +178,8 @@ fn serve(script: &Script, stream: UnixStream, tx: &Sender<Event>) -> std::io::Re
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         let _ = tx.send(Event::Command(line.clone()));
         match line.split([' ', ':']).next().unwrap_or_default() {
-            "LHLO" => say(&script.lhlo)?,
+            "LHLO" if lmtp => say(&script.lhlo)?,
+            "EHLO" if !lmtp => say(&script.lhlo)?,
             "XFORWARD" => say(&script.xforward)?,
             "MAIL" => say(&script.mail)?,
             "RCPT" => {
@@ -199,7 +223,7 @@ fn serve(script: &Script, stream: UnixStream, tx: &Sender<Event>) -> std::io::Re
                     }
                     _ => {}
                 }
-                for n in 0..accepted {
+                for n in 0..if lmtp { accepted } else { 1 } {
                     match script.after.get(n) {
                         Some(answer) => say(answer)?,
                         None => say(&format!("250 2.0.0 queued as {n}"))?,
