@@ -168,7 +168,10 @@ impl Bench {
         let delivered = self.deliveries();
         assert_eq!(delivered.len(), 1);
         self.feed(Input::Delivered { peer, id, results: vec![(0, Ok(()))] });
-        assert_eq!(self.answers(peer), [format!("Stored {{ stream: {stream}, index: 0, duplicate: false }}")]);
+        assert_eq!(
+            self.answers(peer),
+            [format!("Stored {{ stream: {stream}, index: 0, duplicate: false, relayed: false }}")]
+        );
     }
 }
 
@@ -464,7 +467,7 @@ fn a_mail_offered_again_while_it_is_delivered_is_delivered_once() {
     assert!(bench.lookups().is_empty());
     bench.answers(BAD);
     bench.feed(Input::Delivered { peer: BAD, id, results: vec![(0, Ok(()))] });
-    assert_eq!(bench.answers(BAD), ["Stored { stream: 1, index: 0, duplicate: false }"]);
+    assert_eq!(bench.answers(BAD), ["Stored { stream: 1, index: 0, duplicate: false, relayed: false }"]);
     assert_eq!(bench.deliveries().len(), 1);
 }
 
@@ -582,7 +585,7 @@ fn every_transfer_gives_its_credit_back_once() {
     bench.send(BAD, &[Frame::Accept { stream: streams[3], offset: BURST + 1 }]);
     for stream in &streams {
         for _ in 0..2 {
-            bench.send(BAD, &[Frame::Stored { stream: *stream, index: 0, duplicate: false }]);
+            bench.send(BAD, &[Frame::Stored { stream: *stream, index: 0, duplicate: false, relayed: false }]);
             bench.send(BAD, &[Frame::Refused { stream: *stream, index: None, refusal: Refusal::temporary(0, 0, "") }]);
         }
     }
@@ -637,7 +640,7 @@ fn a_peer_that_takes_one_mail_at_a_time_is_never_offered_more() {
     for mail in 0..9 {
         let streams = offered(&mut bench, BAD);
         assert_eq!(streams.len(), 1, "mail {mail}");
-        bench.send(BAD, &[Frame::Stored { stream: streams[0], index: 0, duplicate: false }]);
+        bench.send(BAD, &[Frame::Stored { stream: streams[0], index: 0, duplicate: false, relayed: false }]);
     }
 }
 
@@ -778,7 +781,7 @@ proptest! {
                     let refusal = Refusal::temporary(0, 0, "no");
                     bench.send(BAD, &[match kind {
                         0 => Frame::Accept { stream, offset: u64::from(index) },
-                        1 => Frame::Stored { stream, index, duplicate: false },
+                        1 => Frame::Stored { stream, index, duplicate: false, relayed: false },
                         2 => Frame::Refused { stream, index: None, refusal },
                         3 => Frame::Cancel(index),
                         4 => Frame::Done(MailId([index as u8; 16])),

@@ -74,7 +74,8 @@ fn notation(frame: &Frame<'_>) -> String {
         Frame::Recipient { stream, index, address } => format!("[2,{stream},{index},\"{address}\"]"),
         Frame::Accept { stream, offset } => format!("[3,{stream},{offset}]"),
         Frame::Data { stream, offset, octets } => format!("[4,{stream},{offset},h'{}']", hex(octets)),
-        Frame::Stored { stream, index, duplicate } => format!("[5,{stream},{index},{duplicate}]"),
+        Frame::Stored { stream, index, duplicate, relayed: false } => format!("[5,{stream},{index},{duplicate}]"),
+        Frame::Stored { stream, index, duplicate, relayed } => format!("[5,{stream},{index},{duplicate},{relayed}]"),
         Frame::Refused { stream, index, refusal } => {
             let index = index.map_or("null".to_owned(), |index| index.to_string());
             format!("[6,{stream},{index},\"{}\",\"{}\"]", refusal.status(), refusal.text())
@@ -153,7 +154,7 @@ fn the_cddl_has_the_numbers_and_lengths_of_the_frames() {
         ("recipient", Frame::Recipient { stream: 1, index: 0, address: "" }),
         ("accept", Frame::Accept { stream: 1, offset: 0 }),
         ("data", Frame::Data { stream: 1, offset: 0, octets: b"" }),
-        ("stored", Frame::Stored { stream: 1, index: 0, duplicate: false }),
+        ("stored", Frame::Stored { stream: 1, index: 0, duplicate: false, relayed: true }),
         ("refused", refused),
         ("done", Frame::Done(MailId([0; 16]))),
         ("cancel", Frame::Cancel(1)),

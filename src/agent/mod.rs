@@ -8,6 +8,7 @@ mod delivery;
 mod directory;
 mod manage;
 mod names;
+mod notices;
 mod partial;
 mod run;
 mod submission;

@@ -25,15 +25,11 @@ use super::names::Names;
 use super::submission::Queueing;
 use crate::config::{self, Config, Passphrase, ProxyKind, User};
 use crate::engine::rules::Rules;
-use crate::engine::transfer::Digester;
 use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lmtp;
-use crate::mail::address::Address;
-use crate::mail::notice::{self, Notice, Original, Recipient};
 use crate::mail::status::Refusal;
-use crate::mail::trace;
-use crate::store::{Action, Composer, DENIAL_WAIT, Event, Policy, Reader, Report, Store};
+use crate::store::{DENIAL_WAIT, Event, Policy, Reader, Store};
 use crate::telemetry::clock::Clock;
 use crate::tox::{self, Tox};
 use crate::{control, dns, socket, telemetry};
@@ -168,40 +164,6 @@ fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
     Rules::new(key, std::iter::once(own).chain(further), config.delivery.max_size, software)
 }
 
-/// Composes notices (RFC 3464); none for mail from `<>` and where NOTIFY forbids it.
-fn composer(hostname: String, clock: Arc<Clock>) -> Composer {
-    Box::new(move |report: &Report<'_>| {
-        let sender: Address = report.sender.parse().ok()?;
-        let recipient: Address = report.address.parse().ok()?;
-        let (action, wanted, kind) = match report.action {
-            Action::Failed => (None, notice::wants_failure(report.notify), "failed"),
-            Action::Delayed(until) => (Some(trace::date(until)), notice::wants_delay(report.notify), "delayed"),
-        };
-        if !wanted {
-            return None;
-        }
-        // Only the boundary is made of it, and checked not to occur in the mail: it has to differ, not to be secret.
-        let mut hash = Digester::default();
-        for part in [report.queue_id, report.address, &report.arrived.to_string(), kind] {
-            hash.update(part.as_bytes());
-        }
-        let mut random = [0; 16];
-        random.copy_from_slice(&hash.finish().0[..16]);
-        Some(notice::compose(&Notice {
-            action: action.as_deref().map_or(notice::Action::Failed, notice::Action::Delayed),
-            hostname: &hostname,
-            queue_id: report.queue_id,
-            date: &trace::date(clock.wall_ms()),
-            arrival_date: &trace::date(report.arrived),
-            sender: &sender,
-            recipients: &[Recipient { address: &recipient, orcpt: report.orcpt, refusal: report.refusal }],
-            original: Original::Headers(report.head),
-            random,
-            envid: report.envid,
-        }))
-    })
-}
-
 /// What looks names up, as configured.
 fn names(
     config: &Config,
@@ -272,7 +234,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
         retry_min: milliseconds(config.queue.retry_min),
         retry_max: milliseconds(config.queue.retry_max),
         delay_notice: i64::try_from(config.queue.delay_notice.as_millis()).unwrap_or(i64::MAX),
-        notice: composer(config.hostname.clone(), clock.clone()),
+        notice: super::notices::composer(config.hostname.clone(), clock.clone()),
     };
     let pool_slot: Arc<OnceLock<Arc<DeliveryPool>>> = Arc::new(OnceLock::new());
     let directory_slot: Arc<OnceLock<Arc<Directory>>> = Arc::new(OnceLock::new());

@@ -219,10 +219,11 @@ impl Receiving {
         }
         let mut replies = Vec::new();
         let mut had = stored.iter();
-        incoming.recipients.retain(|(index, ..)| {
+        incoming.recipients.retain(|(index, _, mailbox)| {
             let duplicate = had.next().copied().unwrap_or(false);
             if duplicate {
-                replies.push(Frame::Stored { stream, index: *index, duplicate });
+                let relayed = cx.rules.relays.contains(mailbox);
+                replies.push(Frame::Stored { stream, index: *index, duplicate, relayed });
             }
             !duplicate
         });
@@ -308,14 +309,22 @@ impl Receiving {
     }
 
     /// The mailboxes have, or refused, a mail.
-    pub fn delivered(&mut self, id: &MailId, results: &[(u32, Result<(), Refusal>)]) -> Vec<Frame<'static>> {
+    pub fn delivered(
+        &mut self,
+        cx: &Context<'_>,
+        id: &MailId,
+        results: &[(u32, Result<(), Refusal>)],
+    ) -> Vec<Frame<'static>> {
         let waiting = |incoming: &Incoming| incoming.id == *id && incoming.state == State::Delivering;
         let Some(stream) = self.streams.iter().find(|(_, i)| waiting(i)).map(|(stream, _)| *stream) else {
             return Vec::new();
         };
         let Some(incoming) = self.remove(stream) else { return Vec::new() };
-        let answer = |index: u32| match results.iter().find(|(of, _)| *of == index) {
-            Some((_, Ok(()))) => Frame::Stored { stream, index, duplicate: false },
+        let answer = |index: u32, mailbox: usize| match results.iter().find(|(of, _)| *of == index) {
+            Some((_, Ok(()))) => {
+                let relayed = cx.rules.relays.contains(&mailbox);
+                Frame::Stored { stream, index, duplicate: false, relayed }
+            }
             Some((_, Err(refusal))) => Frame::Refused { stream, index: Some(index), refusal: refusal.clone() },
             // Named now but not in the attempt that was delivered: the next attempt brings it.
             None => {
@@ -323,7 +332,7 @@ impl Receiving {
                 Frame::Refused { stream, index: Some(index), refusal }
             }
         };
-        incoming.recipients.iter().map(|(index, ..)| answer(*index)).collect()
+        incoming.recipients.iter().map(|(index, _, mailbox)| answer(*index, *mailbox)).collect()
     }
 
     /// The peer takes an offer back.

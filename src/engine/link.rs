@@ -465,7 +465,7 @@ impl Engine {
             }
             Input::Delivered { peer, id, results } => {
                 self.peer(peer).delivering.remove(&id);
-                self.receive(now, peer, out, |receiving, _| Ok(receiving.delivered(&id, &results)));
+                self.receive(now, peer, out, |receiving, cx| Ok(receiving.delivered(cx, &id, &results)));
             }
             Input::Recorded { peer, id } => {
                 let state = self.peer(peer);
@@ -727,9 +727,9 @@ impl Engine {
                     self.close(now, peer, violation, out);
                 }
             }
-            Frame::Stored { stream, index, duplicate } => {
+            Frame::Stored { stream, index, duplicate, relayed } => {
                 let Some(link) = self.link(&peer) else { return };
-                link.sending.answer(now, &peer, stream, Some(index), &Outcome::Stored { duplicate }, out);
+                link.sending.answer(now, &peer, stream, Some(index), &Outcome::Stored { duplicate, relayed }, out);
             }
             Frame::Refused { stream, index, refusal } => {
                 let Some(link) = self.link(&peer) else { return };

@@ -1,6 +1,6 @@
 //! Which mail an account takes: its addresses, its mailboxes, its limits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::transfer::MAX_RECIPIENTS;
 use crate::identity::tox_address::{self, ToxAddress};
@@ -25,6 +25,8 @@ pub struct Rules {
     pub max_burst: u64,
     /// How many recipients one mail may have here.
     pub max_recipients: u32,
+    /// The mailboxes whose mail is given to another mail system, as their senders are told.
+    pub relays: BTreeSet<usize>,
     /// Name and version of this program, told in HELLO.
     pub software: String,
 }
@@ -57,6 +59,7 @@ impl Rules {
             max_bulk: 16,
             max_burst: 4 << 20,
             max_recipients: MAX_RECIPIENTS,
+            relays: BTreeSet::new(),
             software: software.to_owned(),
         }
     }

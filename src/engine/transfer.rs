@@ -151,6 +151,8 @@ pub enum Outcome {
     Stored {
         /// Whether an earlier attempt had delivered it.
         duplicate: bool,
+        /// Whether the peer gave it to another mail system rather than into a mailbox.
+        relayed: bool,
     },
     /// The peer refused it, or the attempt failed.
     Refused(Refusal),

@@ -90,6 +90,8 @@ pub enum Frame<'a> {
         index: u32,
         /// Whether an earlier attempt had delivered it.
         duplicate: bool,
+        /// Whether it was given to another mail system rather than into a mailbox.
+        relayed: bool,
     },
     /// The recipient (or, without a number, every recipient not yet answered) does not get the mail.
     Refused {
@@ -251,8 +253,12 @@ impl Frame<'_> {
                 Frame::Data { stream, offset, octets } => {
                     e.array(4)?.u8(4)?.u32(*stream)?.u64(*offset)?.bytes(octets)?
                 }
-                Frame::Stored { stream, index, duplicate } => {
-                    e.array(4)?.u8(5)?.u32(*stream)?.u32(*index)?.bool(*duplicate)?
+                Frame::Stored { stream, index, duplicate, relayed } => {
+                    e.array(if *relayed { 5 } else { 4 })?.u8(5)?.u32(*stream)?.u32(*index)?.bool(*duplicate)?;
+                    if *relayed {
+                        e.bool(true)?;
+                    }
+                    e
                 }
                 Frame::Refused { stream, index, refusal } => {
                     e.array(5)?.u8(6)?.u32(*stream)?;
@@ -323,8 +329,13 @@ impl<'a> Frames<'a> {
                 (Frame::Data { stream: d.u32()?, offset: d.u64()?, octets: d.bytes()? }, further)
             }
             5 => {
-                let further = need(4)?;
-                (Frame::Stored { stream: d.u32()?, index: d.u32()?, duplicate: d.bool()? }, further)
+                let mut further = need(4)?;
+                let (stream, index, duplicate) = (d.u32()?, d.u32()?, d.bool()?);
+                let relayed = further > 0 && d.datatype()? == Type::Bool && {
+                    further -= 1;
+                    d.bool()?
+                };
+                (Frame::Stored { stream, index, duplicate, relayed }, further)
             }
             6 => {
                 let further = need(5)?;
@@ -407,7 +418,8 @@ mod tests {
             Frame::Recipient { stream: 7, index: 1, address: "\"b b\"@tox.alt" },
             Frame::Accept { stream: 7, offset: 1 << 40 },
             Frame::Data { stream: u32::MAX, offset: u64::MAX, octets: b"\0\r\n" },
-            Frame::Stored { stream: 7, index: 0, duplicate: true },
+            Frame::Stored { stream: 7, index: 0, duplicate: true, relayed: false },
+            Frame::Stored { stream: 7, index: 1, duplicate: false, relayed: true },
             Frame::Refused { stream: 7, index: None, refusal: Refusal::permanent(1, 1, "no such user") },
             Frame::Refused { stream: 7, index: Some(3), refusal: Refusal::temporary(3, 1, "disk full") },
             Frame::Done(MailId([9; 16])),
@@ -449,12 +461,14 @@ mod tests {
         let mut packet = Vec::new();
         encode(&mut packet, |e| {
             e.array(4)?.u8(8)?.u32(5)?.str("later")?.array(1)?.u8(1)?;
+            e.array(5)?.u8(5)?.u32(5)?.u32(1)?.bool(false)?.str("not a truth")?;
             e.array(3)?.u16(300)?.bytes(b"x")?.null()?;
             Ok(())
         });
         Frame::Ack(1).encode(&mut packet);
         let read: Result<Vec<_>, _> = Frames::new(&packet).collect();
-        assert_eq!(read.expect("read"), [Frame::Cancel(5), Frame::Unknown, Frame::Ack(1)]);
+        let stored = Frame::Stored { stream: 5, index: 1, duplicate: false, relayed: false };
+        assert_eq!(read.expect("read"), [Frame::Cancel(5), stored, Frame::Unknown, Frame::Ack(1)]);
     }
 
     #[test]

@@ -5,9 +5,10 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::queue::{Action, Recorded, Report, notify_of};
 use super::writer::{Event, Session};
 use crate::engine::schedule;
-use crate::engine::transfer::{MailId, Outcome};
+use crate::engine::transfer::{Encoding, MailId, Outcome};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::envelope::Notify;
+use crate::mail::notice;
 use crate::mail::status::{EnhancedStatus, Refusal};
 
 /// How long the MTA's handing a mail over twice is recognised, in milliseconds: twice Postfix's maximal_queue_lifetime.
@@ -90,25 +91,43 @@ impl Pending {
         Ok(())
     }
 
-    /// Makes a notice, if one is wanted. In the same transaction as what it tells: a notice is on disk before its
-    /// recipient is gone.
-    fn report(&self, session: &mut Session<'_>, action: Action, refusal: &Refusal) -> rusqlite::Result<()> {
-        let head: Vec<u8> = session
+    /// Makes a notice, if one is wanted; never of a mail from `<>`, as a notice is one. In the same transaction as what it
+    /// tells: a notice is on disk before its recipient is gone.
+    fn report(
+        &self,
+        session: &mut Session<'_>,
+        action: Action,
+        status: EnhancedStatus,
+        text: &str,
+    ) -> rusqlite::Result<()> {
+        let kind = match action {
+            Action::Failed => notice::Action::Failed,
+            Action::Delayed(_) => notice::Action::Delayed(""),
+            Action::Delivered => notice::Action::Delivered,
+            Action::Relayed => notice::Action::Relayed,
+        };
+        if self.sender.is_empty() || !notice::is_wanted(&kind, self.notify) {
+            return Ok(());
+        }
+        let (head, smtputf8): (Vec<u8>, bool) = session
             .connection
-            .prepare_cached("SELECT head FROM mail WHERE id = ?")?
-            .query_row([self.mail], |row| row.get(0))?;
+            .prepare_cached("SELECT head, smtputf8 FROM mail WHERE id = ?")?
+            .query_row([self.mail], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mail = if action == Action::Failed { self.returned(session)? } else { None };
         let content = (session.policy.notice)(&Report {
             action,
             account: &self.account,
             queue_id: &self.queue_id,
             sender: &self.sender,
+            smtputf8,
             head: &head,
+            mail: mail.as_deref(),
             arrived: self.arrived,
             address: &self.address,
             orcpt: self.orcpt.as_deref(),
             envid: self.envid.as_deref(),
-            notify: self.notify,
-            refusal,
+            status,
+            text,
         });
         let Some(content) = content else { return Ok(()) };
         session
@@ -119,10 +138,29 @@ impl Pending {
         Ok(())
     }
 
+    /// The whole mail, if it is to go back whole (`RET`, [`notice::MAX_RETURNED`]): such a one is short, so it is in its row.
+    fn returned(&self, session: &Session<'_>) -> rusqlite::Result<Option<Vec<u8>>> {
+        let found: Option<(i64, i64, Vec<u8>)> = session
+            .connection
+            .prepare_cached(
+                "SELECT size, encoding, body FROM mail
+                 WHERE id = ? AND ret IS NOT 1 AND size <= ? AND body IS NOT NULL",
+            )?
+            .query_row(params![self.mail, notice::MAX_RETURNED as i64], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .optional()?;
+        Ok(found.and_then(|(size, encoding, body)| match Encoding::from_number(encoding as u8)? {
+            Encoding::Identity => Some(body),
+            // What cannot be decoded goes back with its header section only.
+            Encoding::Zstd => zstd::bulk::decompress(&body, size as usize).ok(),
+        }))
+    }
+
     /// Fails it for good.
     fn bounce(&self, session: &mut Session<'_>, now: i64, refusal: &Refusal) -> rusqlite::Result<()> {
         session.log.push(self.line(now, &refusal.status().to_string(), "bounced", refusal.text()));
-        self.report(session, Action::Failed, refusal)?;
+        self.report(session, Action::Failed, refusal.status(), refusal.text())?;
         self.remove(session)
     }
 }
@@ -144,9 +182,14 @@ pub(super) fn record(
     // An answer that comes again after it was recorded changes nothing.
     let Some(pending) = found else { return Ok(()) };
     match outcome {
-        Outcome::Stored { duplicate } => {
-            let text = if *duplicate { "stored by an earlier attempt" } else { "stored in the recipient's mailbox" };
+        Outcome::Stored { duplicate, relayed } => {
+            let (action, text) = match (relayed, duplicate) {
+                (true, _) => (Action::Relayed, "handed on by the recipient's agent to another mail system"),
+                (false, true) => (Action::Delivered, "stored by an earlier attempt"),
+                (false, false) => (Action::Delivered, "stored in the recipient's mailbox"),
+            };
             session.log.push(pending.line(now, "2.0.0", "sent", text));
+            pending.report(session, action, EnhancedStatus::new(2, 0, 0), text)?;
             pending.remove(session)?;
         }
         Outcome::Refused(refusal) if refusal.is_permanent() => {
@@ -187,7 +230,7 @@ pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<()> {
         let why = why(session, pending.id)?;
         let refusal = Refusal::permanent(4, 7, format!("the mail could not be delivered in time: {why}"));
         session.log.push(pending.line(now, "5.4.7", "expired", refusal.text()));
-        pending.report(session, Action::Failed, &refusal)?;
+        pending.report(session, Action::Failed, refusal.status(), refusal.text())?;
         pending.remove(session)?;
     }
     session.connection.prepare_cached("DELETE FROM accepted WHERE at < ?")?.execute([now - ACCEPTED_AGE])?;
@@ -222,7 +265,7 @@ pub(super) fn warn(session: &mut Session<'_>, id: i64) -> rusqlite::Result<()> {
         (Some(status), Some(text)) => Refusal::new(status.parse().unwrap_or(EnhancedStatus::new(4, 0, 0)), text),
         _ => Refusal::temporary(4, 1, "the recipient's agent was not online together with this one yet"),
     };
-    pending.report(session, Action::Delayed(pending.expires), &refusal)
+    pending.report(session, Action::Delayed(pending.expires), refusal.status(), refusal.text())
 }
 
 /// The recipients that wait for a name.

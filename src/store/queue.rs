@@ -14,7 +14,7 @@ use crate::engine::transfer::{
 };
 use crate::identity::tox_id::PublicKey;
 use crate::mail::envelope::{Notify, Return};
-use crate::mail::status::Refusal;
+use crate::mail::status::EnhancedStatus;
 
 /// How much of the header section is kept for notices, in octets.
 pub const HEAD: usize = 16 * 1024;
@@ -29,7 +29,7 @@ pub struct Policy {
     pub retry_max: u64,
     /// After how long the sender of a mail that still waits is told, in milliseconds; 0: never.
     pub delay_notice: i64,
-    /// Composes the notice for a recipient; `None` when none is to be sent.
+    /// Composes the notice for a recipient; `None` when none can be.
     pub notice: Composer,
 }
 
@@ -43,6 +43,10 @@ pub enum Action {
     Failed,
     /// It still waits, at most until then, in milliseconds since the epoch.
     Delayed(i64),
+    /// The peer has it in the mailbox.
+    Delivered,
+    /// The peer gave it to another mail system.
+    Relayed,
 }
 
 /// What the sender of a mail is to be told about one recipient.
@@ -53,10 +57,14 @@ pub struct Report<'a> {
     pub account: &'a str,
     /// The mail's name in the queue.
     pub queue_id: &'a str,
-    /// The reverse-path as submitted; empty for `<>`, which gets no notice.
+    /// The reverse-path as submitted, which is not `<>`.
     pub sender: &'a str,
+    /// Whether the mail came with SMTPUTF8.
+    pub smtputf8: bool,
     /// The beginning of the header section.
     pub head: &'a [u8],
+    /// The whole mail, if it is to go back.
+    pub mail: Option<&'a [u8]>,
     /// When it was queued, in milliseconds since the epoch.
     pub arrived: i64,
     /// The forward-path as submitted.
@@ -65,10 +73,10 @@ pub struct Report<'a> {
     pub orcpt: Option<&'a str>,
     /// `ENVID`
     pub envid: Option<&'a str>,
-    /// `NOTIFY`
-    pub notify: Option<Notify>,
-    /// Why.
-    pub refusal: &'a Refusal,
+    /// What became of it, as an enhanced status code.
+    pub status: EnhancedStatus,
+    /// The same in words.
+    pub text: &'a str,
 }
 
 /// A transfer all of whose recipients have their answer on disk.

@@ -9,6 +9,7 @@ use crate::engine::transfer::{MAX_RECIPIENTS, MailId, Outcome};
 use crate::engine::trust::{self, Verdict};
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::mail::envelope::{Notify, Return};
 use crate::mail::status::Refusal;
 
 const PEER: PublicKey = PublicKey([2; 32]);
@@ -33,8 +34,17 @@ impl World {
             retry_max: 3_600_000,
             delay_notice: 600_000,
             notice: Box::new(|report| {
-                let late = if report.action == Action::Failed { "" } else { "delayed " };
-                Some(format!("{late}{}: {}", report.address, report.refusal).into_bytes())
+                let action = match report.action {
+                    Action::Failed => "",
+                    Action::Delayed(_) => "delayed ",
+                    Action::Delivered => "delivered ",
+                    Action::Relayed => "relayed ",
+                };
+                let mut told = format!("{action}{}: {} {}", report.address, report.status, report.text).into_bytes();
+                if let Some(mail) = report.mail {
+                    told.extend_from_slice(&[b"\n", mail].concat());
+                }
+                Some(told)
             }),
         };
         let (sender, events) = mpsc::channel();
@@ -55,6 +65,17 @@ impl World {
 
     /// Queues a mail; the queue id for each recipient.
     fn enqueue(&mut self, mta_queue_id: Option<&str>, body: &[u8], recipients: &[&str]) -> Vec<String> {
+        self.enqueue_with(mta_queue_id, body, recipients, |_| {})
+    }
+
+    /// The same with an envelope that `change` has changed.
+    fn enqueue_with(
+        &mut self,
+        mta_queue_id: Option<&str>,
+        body: &[u8],
+        recipients: &[&str],
+        change: impl FnOnce(&mut NewMail),
+    ) -> Vec<String> {
         self.names += 1;
         let to = |address: &str| match address.ends_with("@tox.alt") {
             true => Destination::Peer { key: PEER, wire_address: address.to_owned() },
@@ -67,7 +88,7 @@ impl World {
             notify: None,
             orcpt: None,
         };
-        let mail = NewMail {
+        let mut mail = NewMail {
             queue_id: format!("Q{}", self.names),
             account: "alice".into(),
             mta_queue_id: mta_queue_id.map(str::to_owned),
@@ -80,6 +101,7 @@ impl World {
             envid: None,
             recipients: recipients.iter().map(recipient).collect(),
         };
+        change(&mut mail);
         let mut writer = BodyWriter::new(self.state.path(), &mail.queue_id);
         writer.write(body).expect("written");
         let (sender, receiver) = mpsc::channel();
@@ -145,7 +167,7 @@ fn outcomes_end_defer_or_bounce_and_a_link_brings_back_what_waits() {
     let work = world.work();
     assert_eq!((work.epoch, work.transfers.len()), (7, 2), "as many as were wanted");
     let (first, second) = (work.transfers[0].id, work.transfers[1].id);
-    world.store.outcome(PEER, first, 0, Outcome::Stored { duplicate: false });
+    world.store.outcome(PEER, first, 0, Outcome::Stored { duplicate: false, relayed: false });
     world.store.outcome(PEER, second, 0, Outcome::Refused(Refusal::temporary(3, 1, "disk full")));
     world.store.outcome(PEER, first, 0, Outcome::Refused(Refusal::permanent(1, 1, "late and void")));
     let recorded = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Recorded(_))).count();
@@ -164,7 +186,7 @@ fn outcomes_end_defer_or_bounce_and_a_link_brings_back_what_waits() {
     });
     let (account, row) = notice.expect("a notice");
     let notice = world.reader().notice(row).expect("read").expect("there");
-    assert_eq!((account.as_str(), &notice.content[..]), ("alice", &b"bob@tox.alt: 5.1.1 nobody"[..]));
+    assert_eq!((account.as_str(), &notice.content[..]), ("alice", &b"bob@tox.alt: 5.1.1 nobody\n2"[..]));
     world.store.notice_delivered(row);
     world.settled();
     assert!(world.reader().notices().expect("read").is_empty());
@@ -238,6 +260,50 @@ fn secure(key: u8) -> Finding {
 fn waiting(world: &World) -> Vec<(Option<u8>, Option<String>)> {
     let lines = world.reader().queue(None, "", 100).expect("a list");
     lines.into_iter().map(|line| (line.peer.map(|peer| peer.0[0]), line.failure.map(|(status, _)| status))).collect()
+}
+
+#[test]
+fn senders_are_told_what_they_asked_for_and_get_back_no_more() {
+    let notify = |success, failure| Some(Notify { success, failure, ..Notify::default() });
+    let text = "a line that zstd makes shorter\n".repeat(1000);
+    let long = "x".repeat(crate::mail::notice::MAX_RETURNED as usize + 1);
+    let gone = || Outcome::Refused(Refusal::permanent(1, 1, "nobody"));
+    let stored = |relayed| Outcome::Stored { duplicate: false, relayed };
+    let failed = "bob@tox.alt: 5.1.1 nobody";
+    let delivered = "delivered bob@tox.alt: 2.0.0 stored in the recipient's mailbox";
+    for (wish, ret, body, outcome, expected) in [
+        (None, None, &*text, gone(), Some(format!("{failed}\n{text}"))),
+        (None, Some(Return::Full), &*text, gone(), Some(format!("{failed}\n{text}"))),
+        (None, Some(Return::Headers), &*text, gone(), Some(failed.to_owned())),
+        (None, Some(Return::Full), &*long, gone(), Some(failed.to_owned())),
+        (notify(true, false), None, &*text, gone(), None),
+        (None, None, &*text, stored(false), None),
+        (notify(false, true), None, &*text, stored(false), None),
+        (notify(true, false), Some(Return::Full), &*text, stored(false), Some(delivered.to_owned())),
+        (notify(true, false), None, &*text, stored(true), Some("relayed".to_owned())),
+    ] {
+        let mut world = World::new();
+        world.enqueue_with(None, body.as_bytes(), &["bob@tox.alt"], |mail| {
+            mail.ret = ret;
+            mail.recipients[0].notify = wish;
+        });
+        world.store.link_up("alice", PEER, 1, 9, 9);
+        world.store.outcome(PEER, world.work().transfers[0].id, 0, outcome);
+        let told = notices(&world);
+        match expected {
+            Some(expected) if expected == "relayed" => assert!(told[0].starts_with("relayed "), "{told:?}"),
+            expected => assert_eq!(told, Vec::from_iter(expected)),
+        }
+    }
+    // Of what is a notice itself there is none.
+    let mut world = World::new();
+    world.enqueue_with(None, b"x", &["bob@tox.alt"], |mail| {
+        mail.sender.clear();
+        mail.recipients[0].notify = notify(true, true);
+    });
+    world.store.link_up("alice", PEER, 1, 9, 9);
+    world.store.outcome(PEER, world.work().transfers[0].id, 0, gone());
+    assert_eq!(notices(&world).len(), 0);
 }
 
 fn notices(world: &World) -> Vec<String> {
@@ -319,7 +385,7 @@ fn an_unsigned_name_waits_for_the_operator_and_absent_ones_bounce_once_it_is_sur
     for _ in 1..trust::DENIALS {
         assert!(matches!(settle(&world, "nobody@plain.test", nothing(false)), Verdict::Denied(_)), "in a row");
     }
-    assert_eq!(notices(&world), ["none@signed.test: 5.1.1 no such name"]);
+    assert_eq!(notices(&world), ["none@signed.test: 5.1.1 no such name\nbody"]);
     assert!(matches!(settle(&world, "nobody@plain.test", nothing(false)), Verdict::Refuse(_)));
     assert_eq!(notices(&world).len(), 2);
     assert_eq!(world.reader().names(None).expect("read").len(), 1, "what bounced is forgotten");
@@ -429,7 +495,7 @@ fn a_held_recipient_leaves_the_transfer_it_shared() {
     let work = world.work();
     let recipients: Vec<_> = work.transfers.iter().flat_map(|t| &t.recipients).map(|r| r.address.as_str()).collect();
     assert_eq!(recipients, ["bob@tox.alt"], "the old key gets what is its own");
-    world.store.outcome(PEER, work.transfers[0].id, 1, Outcome::Stored { duplicate: false });
+    world.store.outcome(PEER, work.transfers[0].id, 1, Outcome::Stored { duplicate: false, relayed: false });
     assert!(world.settled().iter().any(|event| matches!(event, Event::Recorded(_))), "and that transfer has its end");
 }
 
