@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::account::disk_refusal;
 use super::directory::{Account, Directory};
 use super::names::Names;
+use super::notices::{self, Sent};
 use super::partial;
 use crate::engine::transfer::{Delivery, Digester, Encoding, MailId, Source};
 use crate::identity::tox_id::PublicKey;
@@ -26,6 +27,7 @@ use crate::mail::header::MAX_SECTION;
 use crate::mail::status::Refusal;
 use crate::mail::trace::{self, Incoming};
 use crate::maildir::{self, Maildir, Place, Staged};
+use crate::smtp::Destination;
 use crate::store::{Reader, Received, Store};
 use crate::telemetry::clock::Clock;
 
@@ -55,6 +57,8 @@ pub struct DeliveryPool {
     stopping: Arc<AtomicBool>,
     /// Rows of the notices that are being delivered.
     notices: Arc<Mutex<HashSet<i64>>>,
+    /// The thread that gives notices to an MTA: one that hangs must not keep mail from coming in.
+    to_mta: Mutex<Option<Sender<Job>>>,
 }
 
 struct Worker {
@@ -69,15 +73,19 @@ struct Worker {
     min_free: u64,
     maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
     names: Arc<Names>,
+    /// The MTA that takes notices, if there is one.
+    mta: Option<Arc<notices::Mta>>,
     /// Of this thread alone: to open one for each mail would cost more than the question.
     reader: Reader,
 }
 
 impl DeliveryPool {
-    /// Starts the threads. `names` knows whose an author's address is; `min_free`: octets of a mailbox's disk that are left free.
+    /// Starts the threads. `names` knows whose an author's address is; `mta` takes notices; `min_free`: octets of a mailbox's
+    /// disk that are left free.
     ///
     /// # Errors
     /// The system has none.
+    #[allow(clippy::too_many_arguments, reason = "called once, from the wiring")]
     pub fn start(
         store: &Store,
         directory: &Arc<Directory>,
@@ -85,15 +93,15 @@ impl DeliveryPool {
         names: &Arc<Names>,
         state_dir: &Path,
         hostname: &str,
+        mta: Option<Destination>,
         min_free: u64,
     ) -> io::Result<Self> {
-        let (jobs, inbox) = mpsc::channel();
-        let inbox = Arc::new(Mutex::new(inbox));
+        let mta = mta.map(|mta| Arc::new(notices::Mta::new(mta, hostname)));
         let sequence = Arc::new(AtomicU64::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
         let notices = Arc::new(Mutex::new(HashSet::new()));
         let maildirs = Arc::new(Mutex::new(HashMap::new()));
-        let thread = |number: usize| {
+        let thread = |name: String, inbox: Arc<Mutex<Receiver<Job>>>| {
             let reader = Reader::open(state_dir).map_err(io::Error::other)?;
             let worker = Worker {
                 store: store.clone(),
@@ -107,14 +115,25 @@ impl DeliveryPool {
                 min_free,
                 maildirs: maildirs.clone(),
                 names: names.clone(),
+                mta: mta.clone(),
                 reader,
             };
-            let inbox = inbox.clone();
-            let builder = std::thread::Builder::new().name(format!("deliver {number}")).stack_size(STACK);
-            builder.spawn(move || worker.run(&inbox))
+            std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || worker.run(&inbox))
         };
-        let threads = (0..THREADS).map(thread).collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads), stopping, notices })
+        let (jobs, inbox) = mpsc::channel();
+        let inbox = Arc::new(Mutex::new(inbox));
+        let mut threads = Vec::with_capacity(THREADS + 1);
+        for number in 0..THREADS {
+            threads.push(thread(format!("deliver {number}"), inbox.clone())?);
+        }
+        let mut to_mta = None;
+        if mta.is_some() {
+            let (notices, inbox) = mpsc::channel();
+            threads.push(thread("notices".to_owned(), Arc::new(Mutex::new(inbox)))?);
+            to_mta = Some(notices);
+        }
+        let (jobs, threads, to_mta) = (Mutex::new(Some(jobs)), Mutex::new(threads), Mutex::new(to_mta));
+        Ok(Self { jobs, threads, stopping, notices, to_mta })
     }
 
     fn send(&self, job: Job) {
@@ -132,7 +151,10 @@ impl DeliveryPool {
     pub fn notice(&self, id: i64) {
         // Never in two hands: the second would take the first's record for a delivery that has ended.
         if self.notices.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
-            self.send(Job::Notice(id));
+            match &*self.to_mta.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(thread) => drop(thread.send(Job::Notice(id))),
+                None => self.send(Job::Notice(id)),
+            }
         }
     }
 
@@ -140,6 +162,7 @@ impl DeliveryPool {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.to_mta.lock().unwrap_or_else(PoisonError::into_inner).take();
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
         }
@@ -519,9 +542,22 @@ impl Worker {
         }
     }
 
-    /// Puts a notice into its account's mailbox: the same steps, with our own key as the peer.
+    /// Gives a notice to the MTA, or puts it into its account's mailbox: the same steps as for mail, with our own key as
+    /// the peer.
     fn notice(&self, id: i64) -> anyhow::Result<()> {
         let Some(notice) = self.reader.notice(id)? else { return Ok(()) };
+        if let Some(mta) = &self.mta {
+            // When the agent is told to stop, what is left waits for the next start.
+            let sent = if self.stopping.load(Ordering::Relaxed) { Sent::Waits } else { mta.send(&notice.content) };
+            match sent {
+                Sent::Taken => {
+                    self.store.notice_delivered(id);
+                    return Ok(());
+                }
+                Sent::Waits => return Ok(()),
+                Sent::Refused => {}
+            }
+        }
         let Some(account) = self.directory.account(&notice.account).map(|at| &self.directory.accounts()[at]) else {
             anyhow::bail!("account {} is not configured any more: its notice {id} waits", notice.account);
         };

@@ -290,6 +290,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
         &names,
         &config.state_dir,
         &config.hostname,
+        config.queue.notices.clone(),
         config.delivery.min_free,
     )?;
     let pool = Arc::new(pool);

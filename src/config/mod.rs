@@ -20,6 +20,7 @@ pub use passphrase::Passphrase;
 use crate::engine::trust::Policy;
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
+use crate::smtp::Destination;
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/tox-agent/tox-agent.toml";
@@ -110,6 +111,8 @@ pub struct Queue {
     pub retry_max: Duration,
     /// After how long the sender is told that a mail still waits; zero: never.
     pub delay_notice: Duration,
+    /// The MTA that takes notices by SMTP; without one they go into the account's own mailbox.
+    pub notices: Option<Destination>,
     /// The most disk space waiting mail may take, in octets; never less than the largest mail.
     pub max_disk: u64,
 }

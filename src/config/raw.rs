@@ -19,6 +19,7 @@ use super::{
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
+use crate::smtp::Destination;
 
 /// A value that may be left out and whose line is known.
 type Given<T> = Option<Spanned<T>>;
@@ -85,6 +86,7 @@ struct RawQueue {
     retry_min: Given<String>,
     retry_max: Given<String>,
     delay_notice: Given<String>,
+    notices: Given<String>,
     max_disk: Given<Scalar>,
 }
 
@@ -345,6 +347,11 @@ impl Checker<'_, '_> {
             delay_notice: self.take(raw.delay_notice, Duration::from_secs(4 * 3600), |t| match units::duration(&t) {
                 Ok(never) if never.is_zero() => Ok(never),
                 _ => span("queue.delay_notice", &t, 1, YEAR),
+            }),
+            notices: self.take(raw.notices, None, |text| match (text.as_str(), text.parse::<Destination>()) {
+                ("mailbox", _) => Ok(None),
+                (_, Ok(mta @ Destination::Smtp { .. })) => Ok(Some(mta)),
+                _ => Err("queue.notices is \"mailbox\", or the MTA that takes them, as \"smtp:127.0.0.1:25\"".into()),
             }),
             max_disk: self.take(raw.max_disk, 10 << 30, |s| octets("queue.max_disk", &s, 1 << 20, 1 << 50)),
         };

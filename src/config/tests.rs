@@ -119,6 +119,10 @@ fn errors_name_file_and_line() {
         ("[log]\nlevel = 'trace'", "/etc/x.toml:2: log.level is one of"),
         ("[queue]\nretry_min = '2h'", "/etc/x.toml:2: queue.retry_max is shorter"),
         ("[queue]\nmax_disk = '1 MiB'", "/etc/x.toml:2: queue.max_disk is smaller than lmtp.max_size"),
+        (
+            "[queue]\nnotices = 'lmtp:/run/x'",
+            "/etc/x.toml:2: queue.notices is \"mailbox\", or the MTA that takes them, as \"smtp:127.0.0.1:25\"",
+        ),
         ("[queue]\ndelay_notice = '4 hours'", "/etc/x.toml:2: queue.delay_notice: `4 hours` is no time span"),
         ("[names]\nunsigned = 'yes'", "/etc/x.toml:2: names.unsigned is one of \"ask\", \"tofu\", \"refuse\""),
         ("[names]\noutgoing = ''", "/etc/x.toml:2: names.outgoing is \"auto\" or \"ask\""),

@@ -161,8 +161,18 @@ class Postfix:
         """The process id of its master."""
         return self._process.pid
 
-    def smtp(self, sender: str, recipients: Sequence[str], message: bytes) -> str:
-        """Submit by SMTP; the queue id. `message` has LF line ends and arrives as it is."""
+    def smtp(
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        message: bytes,
+        *,
+        options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> str:
+        """Submit by SMTP, with these further parameters of MAIL and of each RCPT; the queue id. `message` has LF line ends
+        and arrives as it is.
+        """
         try:
             client = smtplib.SMTP(HOST, self.port, local_hostname=self.domain, timeout=STANDSTILL)
         except (TimeoutError, smtplib.SMTPServerDisconnected):
@@ -170,10 +180,12 @@ class Postfix:
             client = smtplib.SMTP(HOST, self.port, local_hostname=self.domain, timeout=DEADLINE)
         with client:
             client.ehlo()
-            options = [f"SIZE={len(message)}"] + (["BODY=8BITMIME"] if not message.isascii() else [])
-            self._expect(250, client.mail(sender, options))
+            all_options = [f"SIZE={len(message)}", *(["BODY=8BITMIME"] if not message.isascii() else []), *options]
+            if "SMTPUTF8" in all_options:
+                client.command_encoding = "utf-8"
+            self._expect(250, client.mail(sender, all_options))
             for recipient in recipients:
-                self._expect(250, client.rcpt(recipient))
+                self._expect(250, client.rcpt(recipient, rcpt_options))
             words = self._expect(250, client.data(message.replace(b"\n", b"\r\n")))
         found = re.search(r"queued as (\w+)", words)
         if not found:
