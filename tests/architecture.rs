@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["engine::transfer", "engine::schedule", "engine::trust", "mail", "identity"]),
     ("lmtp", &["mail", "socket"]),
     ("control", &["socket"]),
-    ("config", &["engine::trust", "mail", "identity"]),
+    ("config", &["engine::trust", "mail", "identity", "smtp::Destination"]),
     ("agent", AGENT),
     ("ctl", &["config", "control", "engine::trust", "identity"]),
     ("transport", &[]),
