@@ -365,6 +365,13 @@ impl Worker {
         let file = self.unique_name()?;
         let write_failed = |error: io::Error| mailbox_refusal(path, &error);
         let (maildir, mut staged) = self.create(path, &file).map_err(write_failed)?;
+        let octets = head.len() as u64 + body.left();
+        match maildir.admits(octets) {
+            Ok(true) => {}
+            // As Dovecot answers by default (quota_full_tempfail = no): the reader has to make room, and the sender to know.
+            Ok(false) => return Err(Refusal::permanent(2, 2, "the recipient's mailbox is over its quota").into()),
+            Err(error) => log::warn!("delivering without regard to the quota: {error}"),
+        }
         // The size is known only now that a small transfer may unpack to a large mail.
         let free = super::run::free_space(path).map_err(write_failed)?;
         if free < delivery.size.saturating_add(self.min_free) {
