@@ -466,6 +466,6 @@ fn low_disk(config: &Config) -> Option<Refusal> {
         .flat_map(|account| std::iter::once(&account.way).chain(account.mailboxes.iter().map(|mailbox| &mailbox.way)));
     let maildirs = maildirs.filter_map(config::Way::maildir);
     let low = |path: &Path| free_space(path).is_ok_and(|free| free < config.delivery.min_free);
-    let full = std::iter::once(config.state_dir.as_path()).chain(maildirs).any(|path| low(path));
+    let full = std::iter::once(config.state_dir.as_path()).chain(maildirs).any(low);
     full.then(|| Refusal::temporary(3, 1, "the recipient's disk is nearly full"))
 }
