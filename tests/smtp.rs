@@ -275,7 +275,7 @@ fn no_dot_follows_a_mail_that_is_not_whole() {
 
     let fake = Fake::start(Script::default());
     let begun = connect(&fake, LONG).expect("a server").begin(&envelope(&["alice"]));
-    let mut transaction = begun.ok().expect("accepted");
+    let mut transaction = begun.expect("accepted");
     transaction.write(MAIL).expect("taken");
     drop(transaction);
     assert_eq!(mail(&fake.all()), None);

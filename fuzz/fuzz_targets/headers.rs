@@ -14,11 +14,13 @@ fuzz_target!(|mail: &[u8]| {
         peer: &peer,
         peer_name: "alice",
         sender: &None,
+        is_final: true,
         recipient: &own,
         hostname: "host.example",
         id: "0123",
         date: "Thu, 1 Jan 1970 00:00:00 +0000",
         known: &[],
+        doubt: None,
     };
     if let Ok(head) = trace::incoming(mail, &info) {
         let section = Section::read(&head);

@@ -3,11 +3,15 @@
 //!
 //! The steps, and what a crash after each leaves (`docs/store.md` has the table): write `tmp/FILE`, fsync it and `tmp/` —
 //! nothing is promised, the peer offers the mail again; record the delivery in the store — the start finishes it; rename
-//! to `new/FILE`, fsync `new/` — the record says that it is there; only then is the peer told.
+//! to `new/FILE`, fsync `new/` — the record says that it is there; only then is the peer told. `server` has the steps of
+//! mail that is handed on to a server instead.
+
+mod body;
+pub(super) mod server;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,28 +19,28 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use self::body::{Body, Failure};
 use super::account::disk_refusal;
 use super::directory::{Account, Directory};
 use super::names::Names;
 use super::notices::{self, Sent};
 use super::partial;
-use crate::engine::transfer::{Delivery, Digester, Encoding, MailId, Source};
+use crate::config::Way;
+use crate::engine::transfer::{Delivery, MailId, Source};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
-use crate::mail::header::MAX_SECTION;
+use crate::mail::envelope::ForwardPath;
 use crate::mail::status::Refusal;
 use crate::mail::trace::{self, Incoming};
 use crate::maildir::{self, Maildir, Place, Staged};
 use crate::smtp::Destination;
-use crate::store::{Reader, Received, Store};
+use crate::store::{Reader, Received, Store, StoreError};
 use crate::telemetry::clock::Clock;
 
 /// How many mails are delivered at a time.
 const THREADS: usize = 16;
 /// Stack of such a thread, in octets: it holds no large buffers.
 const STACK: usize = 512 * 1024;
-/// The largest zstd window taken: 8 MiB, as `docs/protocol.md` says.
-const WINDOW_LOG: u32 = 23;
 /// Age at which a record without any file is void, in milliseconds: readers remove files from `tmp/` after 36 hours.
 const VOID_AGE: i64 = 36 * 3_600_000;
 /// How long a change of the store that must succeed waits before it is tried again.
@@ -57,8 +61,8 @@ pub struct DeliveryPool {
     stopping: Arc<AtomicBool>,
     /// Rows of the notices that are being delivered.
     notices: Arc<Mutex<HashSet<i64>>>,
-    /// The thread that gives notices to an MTA: one that hangs must not keep mail from coming in.
-    to_mta: Mutex<Option<Sender<Job>>>,
+    /// The thread that gives notices to servers: one that hangs must not keep mail from coming in.
+    to_server: Mutex<Option<Sender<Job>>>,
 }
 
 struct Worker {
@@ -74,7 +78,8 @@ struct Worker {
     maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
     names: Arc<Names>,
     /// The MTA that takes notices, if there is one.
-    mta: Option<Arc<notices::Mta>>,
+    mta: Option<Destination>,
+    servers: Arc<notices::Servers>,
     /// Of this thread alone: to open one for each mail would cost more than the question.
     reader: Reader,
 }
@@ -96,7 +101,7 @@ impl DeliveryPool {
         mta: Option<Destination>,
         min_free: u64,
     ) -> io::Result<Self> {
-        let mta = mta.map(|mta| Arc::new(notices::Mta::new(mta, hostname)));
+        let servers = Arc::new(notices::Servers::new(hostname));
         let sequence = Arc::new(AtomicU64::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
         let notices = Arc::new(Mutex::new(HashSet::new()));
@@ -116,6 +121,7 @@ impl DeliveryPool {
                 maildirs: maildirs.clone(),
                 names: names.clone(),
                 mta: mta.clone(),
+                servers: servers.clone(),
                 reader,
             };
             std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || worker.run(&inbox))
@@ -126,14 +132,15 @@ impl DeliveryPool {
         for number in 0..THREADS {
             threads.push(thread(format!("deliver {number}"), inbox.clone())?);
         }
-        let mut to_mta = None;
-        if mta.is_some() {
+        let by_server = |account: &Account| matches!(account.mailboxes[0].way, Way::Server { .. });
+        let mut to_server = None;
+        if mta.is_some() || directory.accounts().iter().any(by_server) {
             let (notices, inbox) = mpsc::channel();
             threads.push(thread("notices".to_owned(), Arc::new(Mutex::new(inbox)))?);
-            to_mta = Some(notices);
+            to_server = Some(notices);
         }
-        let (jobs, threads, to_mta) = (Mutex::new(Some(jobs)), Mutex::new(threads), Mutex::new(to_mta));
-        Ok(Self { jobs, threads, stopping, notices, to_mta })
+        let (jobs, threads, to_server) = (Mutex::new(Some(jobs)), Mutex::new(threads), Mutex::new(to_server));
+        Ok(Self { jobs, threads, stopping, notices, to_server })
     }
 
     fn send(&self, job: Job) {
@@ -151,7 +158,7 @@ impl DeliveryPool {
     pub fn notice(&self, id: i64) {
         // Never in two hands: the second would take the first's record for a delivery that has ended.
         if self.notices.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
-            match &*self.to_mta.lock().unwrap_or_else(PoisonError::into_inner) {
+            match &*self.to_server.lock().unwrap_or_else(PoisonError::into_inner) {
                 Some(thread) => drop(thread.send(Job::Notice(id))),
                 None => self.send(Job::Notice(id)),
             }
@@ -162,7 +169,7 @@ impl DeliveryPool {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.to_mta.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.to_server.lock().unwrap_or_else(PoisonError::into_inner).take();
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
         }
@@ -180,6 +187,11 @@ pub fn recover(store: &Store, reader: &Reader, directory: &Directory, now: i64) 
     let mut recorded: HashMap<String, Vec<String>> = HashMap::new();
     for unpublished in reader.unpublished()? {
         let received = unpublished.received;
+        if received.maildir.parse::<Destination>().is_ok() {
+            server::doubt(&received, "the agent ended meanwhile");
+            store.forget_unpublished(received)?;
+            continue;
+        }
         recorded.entry(received.maildir.clone()).or_default().push(received.file.clone());
         let root = Path::new(&received.maildir);
         if !["tmp", "new", "cur"].iter().all(|folder| root.join(folder).is_dir()) {
@@ -208,9 +220,10 @@ pub fn recover(store: &Store, reader: &Reader, directory: &Directory, now: i64) 
         log::info!("finished {} deliveries that were interrupted", finished.len());
         store.published(finished);
     }
-    for mailbox in directory.accounts().iter().flat_map(|account| &account.mailboxes) {
-        let maildir = Maildir::open(&mailbox.maildir)?;
-        let keep = recorded.get(&mailbox.maildir.to_string_lossy().into_owned());
+    let mailboxes = directory.accounts().iter().flat_map(|account| &account.mailboxes);
+    for path in mailboxes.filter_map(|mailbox| mailbox.way.maildir()) {
+        let maildir = Maildir::open(path)?;
+        let keep = recorded.get(&path.to_string_lossy().into_owned());
         for name in maildir.staged_names()? {
             if !keep.is_some_and(|names| names.contains(&name)) {
                 maildir.discard(&name)?;
@@ -218,20 +231,6 @@ pub fn recover(store: &Store, reader: &Reader, directory: &Directory, now: i64) 
         }
     }
     Ok(())
-}
-
-/// Why a mail could not be staged.
-enum Failure {
-    /// The encoded body is not what was announced: it must come again from its beginning.
-    Damaged(Refusal),
-    /// The mailbox does not take it.
-    Mailbox(Refusal),
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Mailbox(refusal)
-    }
 }
 
 impl Worker {
@@ -310,8 +309,17 @@ impl Worker {
         let mut outcomes: HashMap<usize, Result<(), Refusal>> = HashMap::new();
         let mut staged: Vec<(usize, Arc<Maildir>, Received)> = Vec::new();
         for mailbox in mailboxes {
-            match self.stage(account, mailbox, delivery) {
-                Ok((maildir, received)) => staged.push((mailbox, maildir, received)),
+            let taken = match &account.mailboxes[mailbox].way {
+                Way::Maildir(path) => self.stage(account, mailbox, delivery, path).map(Some),
+                Way::Server { destination, recipient } => {
+                    self.hand_over(account, mailbox, delivery, destination, recipient).map(|()| None)
+                }
+            };
+            match taken {
+                Ok(Some((maildir, received))) => staged.push((mailbox, maildir, received)),
+                Ok(None) => {
+                    outcomes.insert(mailbox, Ok(()));
+                }
                 Err(Failure::Damaged(refusal)) => {
                     outcomes.insert(mailbox, Err(refusal));
                 }
@@ -334,92 +342,76 @@ impl Worker {
         (results, through)
     }
 
-    /// Writes the mail, with its trace fields, into `tmp/` of a mailbox, durably.
-    fn stage(
+    /// The header block for a mailbox and the rest of the mail. `is_final`: whether the mail goes into a Maildir.
+    fn incoming<'a>(
         &self,
         account: &Account,
         mailbox: usize,
-        delivery: &Delivery,
-    ) -> Result<(Arc<Maildir>, Received), Failure> {
+        delivery: &'a Delivery,
+        is_final: bool,
+    ) -> Result<(Vec<u8>, Body<'a>), Failure> {
         let address =
             delivery.recipients.iter().find(|(.., of)| *of == mailbox).map(|(_, address, _)| address.as_str());
         let recipient = address.and_then(|address| address.parse().ok());
         let recipient = recipient.unwrap_or_else(|| account.address.clone());
-        let mailbox = &account.mailboxes[mailbox];
-        let mut body: Box<dyn Read + '_> = match &delivery.source {
-            Source::Inline(octets) => Box::new(&octets[..]),
-            Source::Partial(key) => {
-                let path = partial::path(&self.partials(account), &delivery.peer, key);
-                Box::new(File::open(path).map_err(|error| disk_refusal(&error))?)
-            }
-        };
-        if delivery.encoding == Encoding::Zstd {
-            let mut decoder = zstd::stream::read::Decoder::new(body).map_err(|error| disk_refusal(&error))?;
-            decoder.window_log_max(WINDOW_LOG).map_err(|error| disk_refusal(&error))?;
-            body = Box::new(decoder);
-        }
-        // One octet more than announced is enough to see that it is too long, whatever it would unpack to.
-        let mut body = body.take(delivery.size.saturating_add(1));
-        let damaged =
-            |_: io::Error| Failure::Damaged(Refusal::temporary(6, 0, "the mail arrived damaged: send it again"));
-
-        let mut digester = Digester::default();
-        let mut size = 0u64;
-        let head = read_head(&mut body).map_err(damaged)?;
-        digester.update(&head);
-        size += head.len() as u64;
-        let now = self.clock.wall_ms();
+        let mut body = Body::open(delivery, || match &delivery.source {
+            Source::Partial(key) => File::open(partial::path(&self.partials(account), &delivery.peer, key)),
+            Source::Inline(_) => Err(io::ErrorKind::NotFound.into()),
+        })?;
+        let head = body.head()?;
         let sender = delivery.sender.parse().ok();
-        let nick = account_nick(&self.directory, account, delivery);
-        let id = delivery.id.to_string();
         let (known, doubt) = self.authors(account, &delivery.peer, &head);
         let head = trace::incoming(
             &head,
             &Incoming {
                 peer: &delivery.peer,
-                peer_name: &nick,
+                peer_name: &account_nick(&self.directory, account, delivery),
                 sender: &sender,
                 recipient: &recipient,
+                is_final,
                 hostname: &self.hostname,
-                id: &id,
-                date: &trace::date(now),
+                id: &delivery.id.to_string(),
+                date: &trace::date(self.clock.wall_ms()),
                 known: &known,
                 doubt,
             },
         )?;
+        Ok((head, body))
+    }
 
+    /// Writes the mail, with its trace fields, into `tmp/` of the Maildir of the mailbox `at`, durably.
+    fn stage(
+        &self,
+        account: &Account,
+        at: usize,
+        delivery: &Delivery,
+        path: &Path,
+    ) -> Result<(Arc<Maildir>, Received), Failure> {
+        let (head, body) = self.incoming(account, at, delivery, true)?;
         let file = self.unique_name()?;
-        let write_failed = |error: io::Error| Failure::Mailbox(self.mailbox_refusal(mailbox, &error));
-        let (maildir, mut staged) = self.create(&mailbox.maildir, &file).map_err(write_failed)?;
+        let write_failed = |error: io::Error| mailbox_refusal(path, &error);
+        let (maildir, mut staged) = self.create(path, &file).map_err(write_failed)?;
+        let octets = head.len() as u64 + body.left();
+        match maildir.admits(octets) {
+            Ok(true) => {}
+            // As Dovecot answers by default (quota_full_tempfail = no): the reader has to make room, and the sender to know.
+            Ok(false) => return Err(Refusal::permanent(2, 2, "the recipient's mailbox is over its quota").into()),
+            Err(error) => log::warn!("delivering without regard to the quota: {error}"),
+        }
         // The size is known only now that a small transfer may unpack to a large mail.
-        let free = super::run::free_space(&mailbox.maildir).map_err(write_failed)?;
+        let free = super::run::free_space(path).map_err(write_failed)?;
         if free < delivery.size.saturating_add(self.min_free) {
-            return Err(write_failed(io::ErrorKind::StorageFull.into()));
+            return Err(write_failed(io::ErrorKind::StorageFull.into()).into());
         }
         staged.write_all(&head).map_err(write_failed)?;
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            let length = match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(damaged(error)),
-            };
-            digester.update(&buffer[..length]);
-            size += length as u64;
-            staged.write_all(&buffer[..length]).map_err(write_failed)?;
-        }
-        if size != delivery.size || digester.finish() != delivery.digest {
-            log::warn!("{}: mail {id} from {nick} does not match its announced size and digest", account.name);
-            return Err(damaged(io::ErrorKind::InvalidData.into()));
-        }
+        body.pour(|octets| staged.write_all(octets).map_err(write_failed))?;
         staged.sync().and_then(|()| maildir.sync_tmp()).map_err(write_failed)?;
         let received = Received {
             account: account.name.clone(),
             peer: delivery.peer,
             transfer: delivery.id,
-            mailbox: mailbox.name.clone(),
-            maildir: mailbox.maildir.to_string_lossy().into_owned(),
+            mailbox: account.mailboxes[at].name.clone(),
+            maildir: path.to_string_lossy().into_owned(),
             file,
         };
         Ok((maildir, received))
@@ -443,24 +435,26 @@ impl Worker {
         (known, None)
     }
 
+    /// Records mails and waits for the commit: whether each is new. `None`: the store has stopped; whether the records were
+    /// committed the next start will see.
+    fn record(&self, records: Vec<Received>) -> Option<Result<Vec<bool>, StoreError>> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.store.record_received(records, self.clock.queue_ms(), move |result| {
+            let _ = sender.send(result);
+        });
+        receiver.recv().ok()
+    }
+
     /// Records staged mails and makes them visible.
     fn publish(&self, staged: Vec<(usize, Arc<Maildir>, Received)>) -> Vec<(usize, Result<(), Refusal>)> {
         if staged.is_empty() {
             return Vec::new();
         }
-        let records: Vec<Received> = staged.iter().map(|(.., received)| received.clone()).collect();
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.store.record_received(records, self.clock.queue_ms(), move |result| {
-            let _ = sender.send(result);
-        });
-        let new = match receiver.recv() {
-            Ok(Ok(new)) => new,
-            Ok(Err(error)) => {
+        let new = match self.record(staged.iter().map(|(.., received)| received.clone()).collect()) {
+            Some(Ok(new)) => new,
+            Some(Err(error)) => {
                 log::error!("cannot record a delivery: {error}");
-                let refusal = match error.full {
-                    true => Refusal::temporary(3, 1, "the recipient's disk is full"),
-                    false => Refusal::temporary(3, 0, "the recipient's mail store does not answer"),
-                };
+                let refusal = store_refusal(&error);
                 for (_, maildir, received) in &staged {
                     // The commit may have been written though not synced: without this a crash could bring the record
                     // back when its file is gone.
@@ -471,8 +465,7 @@ impl Worker {
                 }
                 return staged.into_iter().map(|(mailbox, ..)| (mailbox, Err(refusal.clone()))).collect();
             }
-            // The store has stopped; whether the record was committed the next start will see.
-            Err(mpsc::RecvError) => return Vec::new(),
+            None => return Vec::new(),
         };
         let mut outcomes = Vec::new();
         let mut published = Vec::new();
@@ -519,11 +512,12 @@ impl Worker {
         outcomes
     }
 
-    /// Removes a record whose file could not be made visible; false when the agent stops before that succeeds. The peer
-    /// is not answered until then: its next offer would find the record and be told that the mail is stored.
+    /// Removes a record whose file could not be made visible, or whose mail the server did not take; false when the agent
+    /// stops before that succeeds. The peer is not answered until then: its next offer would find the record and be told
+    /// that the mail is stored.
     fn take_back(&self, received: &Received) -> bool {
         while let Err(error) = self.store.forget_unpublished(received.clone()) {
-            log::error!("{} stays in tmp/ for now: {error}", received.file);
+            log::error!("a record of what is not delivered stays for now: {error}");
             if self.stopping.load(Ordering::Relaxed) {
                 return false;
             }
@@ -532,38 +526,39 @@ impl Worker {
         true
     }
 
-    fn mailbox_refusal(&self, mailbox: &super::directory::Mailbox, error: &io::Error) -> Refusal {
-        log::error!("cannot deliver to {}: {error}", mailbox.maildir.display());
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Refusal::temporary(2, 2, "the recipient's disk is full")
-            }
-            _ => Refusal::temporary(2, 0, "the recipient's mailbox cannot be written at the moment"),
-        }
-    }
-
-    /// Gives a notice to the MTA, or puts it into its account's mailbox: the same steps as for mail, with our own key as
-    /// the peer.
+    /// Gives a notice to the MTA, to its account's server, or puts it into its account's Maildir, by the same steps as
+    /// mail and with our own key as the peer. At a server its row is the record: should the agent end before that goes,
+    /// the notice is handed over again.
     fn notice(&self, id: i64) -> anyhow::Result<()> {
         let Some(notice) = self.reader.notice(id)? else { return Ok(()) };
-        if let Some(mta) = &self.mta {
+        let send = |server: &Destination, user: Option<&ForwardPath>| {
             // When the agent is told to stop, what is left waits for the next start.
-            let sent = if self.stopping.load(Ordering::Relaxed) { Sent::Waits } else { mta.send(&notice.content) };
-            match sent {
-                Sent::Taken => {
-                    self.store.notice_delivered(id);
-                    return Ok(());
-                }
-                Sent::Waits => return Ok(()),
-                Sent::Refused => {}
-            }
+            let stopping = self.stopping.load(Ordering::Relaxed);
+            if stopping { Sent::Waits } else { self.servers.send(server, user, &notice.content) }
+        };
+        match self.mta.as_ref().map(|mta| send(mta, None)) {
+            Some(Sent::Taken) => return self.notice_is_done(id),
+            Some(Sent::Waits) => return Ok(()),
+            Some(Sent::Refused) | None => {}
         }
         let Some(account) = self.directory.account(&notice.account).map(|at| &self.directory.accounts()[at]) else {
             anyhow::bail!("account {} is not configured any more: its notice {id} waits", notice.account);
         };
         let mailbox = &account.mailboxes[0];
+        let path = match &mailbox.way {
+            Way::Maildir(path) => path,
+            Way::Server { destination, recipient } => match send(destination, Some(recipient)) {
+                Sent::Taken => return self.notice_is_done(id),
+                Sent::Waits => return Ok(()),
+                // A notice about a notice is never made (RFC 5321 section 6.1).
+                Sent::Refused => {
+                    log::error!("a notice for <{recipient}> is lost, as {destination} refused it");
+                    return self.notice_is_done(id);
+                }
+            },
+        };
         let file = self.unique_name()?;
-        let (maildir, mut staged) = self.create(&mailbox.maildir, &file)?;
+        let (maildir, mut staged) = self.create(path, &file)?;
         staged.write_all(&notice.content)?;
         staged.sync()?;
         maildir.sync_tmp()?;
@@ -576,15 +571,37 @@ impl Worker {
             peer: account.key,
             transfer,
             mailbox: mailbox.name.clone(),
-            maildir: mailbox.maildir.to_string_lossy().into_owned(),
+            maildir: path.to_string_lossy().into_owned(),
             file,
         };
         for (_, outcome) in self.publish(vec![(0, maildir, received)]) {
             outcome?;
-            self.store.notice_delivered(id);
+            self.notice_is_done(id)?;
             self.store.forget(&account.name, vec![(account.key, transfer)]);
         }
         Ok(())
+    }
+
+    fn notice_is_done(&self, id: i64) -> anyhow::Result<()> {
+        self.store.notice_delivered(id);
+        Ok(())
+    }
+}
+
+fn mailbox_refusal(maildir: &Path, error: &io::Error) -> Refusal {
+    log::error!("cannot deliver to {}: {error}", maildir.display());
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Refusal::temporary(2, 2, "the recipient's disk is full")
+        }
+        _ => Refusal::temporary(2, 0, "the recipient's mailbox cannot be written at the moment"),
+    }
+}
+
+fn store_refusal(error: &StoreError) -> Refusal {
+    match error.full {
+        true => Refusal::temporary(3, 1, "the recipient's disk is full"),
+        false => Refusal::temporary(3, 0, "the recipient's mail store does not answer"),
     }
 }
 
@@ -596,25 +613,5 @@ fn account_nick(directory: &Directory, account: &Account, delivery: &Delivery) -
 fn discard(maildir: &Maildir, file: &str) {
     if let Err(error) = maildir.discard(file) {
         log::warn!("cannot remove {file} from tmp/: {error}");
-    }
-}
-
-/// Reads up to and beyond the end of the header section, or up to its greatest length.
-fn read_head(body: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut head = Vec::with_capacity(8 * 1024);
-    let mut piece = [0; 8 * 1024];
-    loop {
-        let length = match body.read(&mut piece) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let from = head.len().saturating_sub(2);
-        head.extend_from_slice(&piece[..length]);
-        let ends = |window: &[u8]| window.starts_with(b"\n\n") || window == b"\n\r\n";
-        let ended = head[from..].windows(3).any(ends) || head[from..].ends_with(b"\n\n") || head.starts_with(b"\n");
-        if length == 0 || ended || head.len() > MAX_SECTION {
-            return Ok(head);
-        }
     }
 }

@@ -1,9 +1,9 @@
 //! Whose address is whose: the accounts of this agent and their contacts, for routing submitted mail.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
+use crate::config::Way;
 use crate::identity::name::query::Query;
 use crate::identity::tox_address::{self, ToxAddress};
 use crate::identity::tox_id::PublicKey;
@@ -17,8 +17,8 @@ use crate::store::{Contact, Destination};
 pub struct Mailbox {
     /// Its name; the account's own mailbox has the account's.
     pub name: String,
-    /// Where its Maildir is.
-    pub maildir: PathBuf,
+    /// The way of its mail.
+    pub way: Way,
 }
 
 /// An account as mail sees it.

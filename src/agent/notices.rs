@@ -1,12 +1,14 @@
-//! Notices to senders: composed in the transaction that gives up a recipient, and given to the MTA, if there is one.
+//! Notices to senders: composed in the transaction that gives up a recipient, and given to servers that take them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::transfer::Digester;
 use crate::mail::address::Address;
 use crate::mail::envelope::{ForwardPath, Notify};
 use crate::mail::notice::{self, Notice, Original, Recipient};
+use crate::mail::status::{EnhancedStatus, Refusal};
 use crate::mail::trace;
 use crate::smtp::{self, Client, Destination, Envelope, Outcome, Timeouts};
 use crate::store::{Action, Composer, Report};
@@ -55,7 +57,7 @@ pub fn composer(hostname: String, clock: Arc<Clock>) -> Composer {
     })
 }
 
-/// How long an MTA that does not take mail is left alone.
+/// How long a server that does not take a notice is left alone.
 const PAUSE: Duration = Duration::from_secs(20);
 /// How long each step with it may take: it is near, and the agent waits for it when it stops.
 const TIMEOUTS: Timeouts = Timeouts {
@@ -67,79 +69,81 @@ const TIMEOUTS: Timeouts = Timeouts {
     total: Duration::from_secs(60),
 };
 
-/// The MTA that takes notices by SMTP.
-pub struct Mta {
-    destination: Destination,
+/// The servers that take notices: the MTA, and those that accounts deliver to.
+pub struct Servers {
     hostname: String,
-    /// Until when it is left alone, after it took nothing.
-    pause: Mutex<Option<Instant>>,
+    /// Until when a server is left alone, after it took nothing.
+    pauses: Mutex<HashMap<Destination, Instant>>,
 }
 
 /// What became of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// The MTA answers for it.
+    /// The server answers for it.
     Taken,
     /// To be sent later.
     Waits,
-    /// The MTA will never take it.
+    /// The server will never take it.
     Refused,
 }
 
-impl Mta {
-    /// The MTA at `destination`, which is greeted as `hostname`.
-    pub fn new(destination: Destination, hostname: &str) -> Self {
-        Self { destination, hostname: hostname.to_owned(), pause: Mutex::new(None) }
+impl Servers {
+    /// The servers, which are greeted as `hostname`.
+    pub fn new(hostname: &str) -> Self {
+        Self { hostname: hostname.to_owned(), pauses: Mutex::new(HashMap::new()) }
     }
 
-    /// Sends a notice, from the empty reverse-path and with the wish that none be made about it (RFC 3461 section 6.2). If
-    /// the answer to its end is lost it is sent again, and may be there twice, under one Message-ID.
-    pub fn send(&self, notice: &[u8]) -> Sent {
-        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
-        if pause.is_some_and(|until| Instant::now() < until) {
+    fn pauses(&self) -> MutexGuard<'_, HashMap<Destination, Instant>> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a notice to whom it is for; with `user`, to him, as the server at the end of the way knows him. From the
+    /// empty reverse-path, and with the wish that none be made about it (RFC 3461 section 6.2). If the answer to its end is
+    /// lost it is sent again, and may be there twice, under one Message-ID.
+    pub fn send(&self, server: &Destination, user: Option<&ForwardPath>, notice: &[u8]) -> Sent {
+        if self.pauses().get(server).is_some_and(|until| Instant::now() < *until) {
             return Sent::Waits;
         }
-        let Some((recipient, smtputf8)) = notice::recipient(notice) else { return Sent::Refused };
-        // The MTA that delivers it writes its own (RFC 5321 section 4.4).
-        let content = notice.strip_prefix(b"Return-Path: <>\n").unwrap_or(notice);
-        let never = Notify { never: true, ..Notify::default() };
-        let path = ForwardPath::Address(recipient.clone());
-        let envelope = Envelope {
-            recipients: vec![smtp::Recipient { path, notify: Some(never), orcpt: None }],
-            size: Some(content.len() as u64),
-            smtputf8,
-            ..Envelope::default()
-        };
-        let outcome = match Client::connect(&self.destination, &self.hostname, &TIMEOUTS) {
-            Ok(client) => client.deliver(&envelope, &mut &*content).into_iter().next(),
-            Err(refusal) => Some(Outcome::Refused(refusal)),
+        let Some((recipient, utf8)) = notice::recipient(notice) else { return Sent::Refused };
+        let path = user.cloned().unwrap_or(ForwardPath::Address(recipient));
+        let outcome = self.hand_over(server, &path, user.is_some(), utf8, notice);
+        let line = |status: EnhancedStatus, fate: &str, text: &str| {
+            format!("notice to=<{path}>, relay={server}, dsn={status}, status={fate} ({text})")
         };
         match outcome {
-            Some(Outcome::Accepted(text)) => {
-                log::info!("notice to=<{recipient}>, relay={}, dsn=2.0.0, status=sent ({text})", self.destination);
-                *pause = None;
+            Outcome::Accepted(text) => {
+                log::info!("{}", line(EnhancedStatus::new(2, 0, 0), "sent", &text));
+                self.pauses().remove(server);
                 Sent::Taken
             }
-            Some(Outcome::Refused(refusal)) if refusal.is_permanent() => {
-                log::warn!(
-                    "notice to=<{recipient}>, relay={}, dsn={}, status=bounced ({}): it goes into the mailbox",
-                    self.destination,
-                    refusal.status(),
-                    refusal.text()
-                );
+            Outcome::Refused(refusal) if refusal.is_permanent() => {
+                log::warn!("{}", line(refusal.status(), "bounced", refusal.text()));
                 Sent::Refused
             }
-            Some(Outcome::Refused(refusal) | Outcome::Unknown(refusal)) => {
-                log::warn!(
-                    "notice to=<{recipient}>, relay={}, dsn={}, status=deferred ({})",
-                    self.destination,
-                    refusal.status(),
-                    refusal.text()
-                );
-                *pause = Some(Instant::now() + PAUSE);
+            Outcome::Refused(refusal) | Outcome::Unknown(refusal) => {
+                log::warn!("{}", line(refusal.status(), "deferred", refusal.text()));
+                self.pauses().insert(server.clone(), Instant::now() + PAUSE);
                 Sent::Waits
             }
-            None => Sent::Waits,
         }
+    }
+
+    fn hand_over(&self, server: &Destination, path: &ForwardPath, is_last: bool, utf8: bool, notice: &[u8]) -> Outcome {
+        // The server that delivers it writes its own (RFC 5321 section 4.4).
+        let content = notice.strip_prefix(b"Return-Path: <>\n").unwrap_or(notice);
+        let client = match Client::connect(server, &self.hostname, &TIMEOUTS) {
+            Ok(client) => client,
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
+        let never = Notify { never: true, ..Notify::default() };
+        let envelope = Envelope {
+            recipients: vec![smtp::Recipient { path: path.clone(), notify: Some(never), orcpt: None }],
+            size: Some(content.len() as u64),
+            // At the end of the way UTF-8 in a header harms nobody.
+            smtputf8: utf8 && (client.offers().smtputf8 || !is_last),
+            ..Envelope::default()
+        };
+        let unknown = || Outcome::Refused(Refusal::temporary(4, 0, "the server said nothing of the recipient"));
+        client.deliver(&envelope, &mut &*content).into_iter().next().unwrap_or_else(unknown)
     }
 }

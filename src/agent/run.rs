@@ -143,9 +143,8 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
 }
 
 fn directory_account(account: &config::Account, key: PublicKey) -> directory::Account {
-    let own = directory::Mailbox { name: account.name.clone(), maildir: account.maildir.clone() };
-    let further =
-        account.mailboxes.iter().map(|m| directory::Mailbox { name: m.name.clone(), maildir: m.maildir.clone() });
+    let own = directory::Mailbox { name: account.name.clone(), way: account.way.clone() };
+    let further = account.mailboxes.iter().map(|m| directory::Mailbox { name: m.name.clone(), way: m.way.clone() });
     let reachable = account.addresses.iter().chain(account.mailboxes.iter().flat_map(|m| &m.addresses));
     directory::Account {
         name: account.name.clone(),
@@ -161,7 +160,11 @@ fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
     let own = (account.name.as_str(), &account.addresses[..]);
     let further = account.mailboxes.iter().map(|m| (m.name.as_str(), &m.addresses[..]));
     let software = concat!("toxmail ", env!("CARGO_PKG_VERSION"));
-    Rules::new(key, std::iter::once(own).chain(further), config.delivery.max_size, software)
+    let mut rules = Rules::new(key, std::iter::once(own).chain(further), config.delivery.max_size, software);
+    // What an LMTP server takes is in a mailbox; an MTA may send it on.
+    let ways = std::iter::once(&account.way).chain(account.mailboxes.iter().map(|mailbox| &mailbox.way));
+    rules.relays = ways.enumerate().filter(|(_, way)| way.is_relay()).map(|(number, _)| number).collect();
+    rules
 }
 
 /// What looks names up, as configured.
@@ -462,10 +465,12 @@ fn keep(clock: &Clock) {
 
 /// Why no mail can be stored, if a disk that would hold it is nearly full.
 fn low_disk(config: &Config) -> Option<Refusal> {
-    let maildirs = config.accounts.iter().flat_map(|account| {
-        std::iter::once(&account.maildir).chain(account.mailboxes.iter().map(|mailbox| &mailbox.maildir))
-    });
+    let maildirs = config
+        .accounts
+        .iter()
+        .flat_map(|account| std::iter::once(&account.way).chain(account.mailboxes.iter().map(|mailbox| &mailbox.way)));
+    let maildirs = maildirs.filter_map(config::Way::maildir);
     let low = |path: &Path| free_space(path).is_ok_and(|free| free < config.delivery.min_free);
-    let full = std::iter::once(&config.state_dir).chain(maildirs).any(|path| low(path));
+    let full = std::iter::once(config.state_dir.as_path()).chain(maildirs).any(low);
     full.then(|| Refusal::temporary(3, 1, "the recipient's disk is nearly full"))
 }

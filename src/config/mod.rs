@@ -1,7 +1,7 @@
 //! The configuration: one TOML file → checked values.
 //!
 //! Owns the names, units, defaults and limits of all that can be configured, and what a user is told about a mistake.
-//! Uses [`crate::mail`] for addresses and [`crate::identity`] for keys; reads the file it is given and passphrase
+//! Uses [`crate::mail`] for addresses, [`crate::identity`] for keys and [`crate::smtp::Destination`]; reads the file it is given and passphrase
 //! files, and asks the system for its host name and for users by name. `docs/examples/tox-agent.toml` shows every key.
 
 mod error;
@@ -20,6 +20,7 @@ pub use passphrase::Passphrase;
 use crate::engine::trust::Policy;
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
+use crate::mail::envelope::ForwardPath;
 use crate::smtp::Destination;
 
 /// Where the configuration is when nobody says otherwise.
@@ -232,8 +233,8 @@ pub struct Account {
     pub addresses: Vec<Address>,
     /// Further envelope senders of local mail that belong to this account.
     pub senders: Vec<Address>,
-    /// The Maildir; absolute, unique.
-    pub maildir: PathBuf,
+    /// The way of its mail.
+    pub way: Way,
     /// The file with the passphrase of the savedata; absolute.
     pub passphrase_file: Option<PathBuf>,
     /// Further mailboxes under the same Tox identity.
@@ -247,8 +248,54 @@ pub struct Mailbox {
     pub name: String,
     /// Addresses peers may write to.
     pub addresses: Vec<Address>,
-    /// The Maildir; absolute, unique.
-    pub maildir: PathBuf,
+    /// The way of its mail.
+    pub way: Way,
+}
+
+/// `deliver`: which way incoming mail goes to its reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// `"maildir"`: written into a Maildir by the agent; absolute, unique.
+    Maildir(PathBuf),
+    /// `"lmtp:PATH"` or `"smtp:HOST:PORT"`: handed on to a server.
+    Server {
+        /// Which.
+        destination: Destination,
+        /// `deliver_to`: whom the server is told.
+        recipient: ForwardPath,
+    },
+}
+
+impl Way {
+    /// Whether mail goes to a server that may send it on.
+    pub fn is_relay(&self) -> bool {
+        matches!(self, Self::Server { destination: Destination::Smtp { .. }, .. })
+    }
+
+    /// The Maildir, where there is one.
+    pub fn maildir(&self) -> Option<&Path> {
+        match self {
+            Self::Maildir(path) => Some(path),
+            Self::Server { .. } => None,
+        }
+    }
+
+    /// The server's Unix socket, where it has one.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Server { destination: Destination::Lmtp(socket), .. } => Some(socket),
+            Self::Server { .. } | Self::Maildir(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Maildir(path) => path.display().fmt(f),
+            Self::Server { destination, recipient } => write!(f, "{destination} for <{recipient}>"),
+        }
+    }
 }
 
 /// A local user.

@@ -14,11 +14,12 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problems};
 use super::{
     Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, Delivery, DomainKeys, Incoming, Lmtp, Log,
-    Mailbox, Names, Proxy, ProxyKind, Queue, Tox, User, units,
+    Mailbox, Names, Proxy, ProxyKind, Queue, Tox, User, Way, units,
 };
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
+use crate::mail::envelope::ForwardPath;
 use crate::smtp::Destination;
 
 /// A value that may be left out and whose line is known.
@@ -153,7 +154,9 @@ struct RawAccount {
     addresses: Vec<Spanned<String>>,
     #[serde(default)]
     senders: Vec<Spanned<String>>,
-    maildir: Spanned<String>,
+    deliver: Given<String>,
+    deliver_to: Given<String>,
+    maildir: Given<String>,
     passphrase_file: Given<String>,
     #[serde(default)]
     mailbox: Vec<RawMailbox>,
@@ -165,7 +168,16 @@ struct RawMailbox {
     name: Spanned<String>,
     #[serde(default)]
     addresses: Vec<Spanned<String>>,
-    maildir: Spanned<String>,
+    deliver: Given<String>,
+    deliver_to: Given<String>,
+    maildir: Given<String>,
+}
+
+/// The keys that say which way mail goes.
+struct RawWay {
+    deliver: Given<String>,
+    deliver_to: Given<String>,
+    maildir: Given<String>,
 }
 
 /// A number or a text.
@@ -254,6 +266,8 @@ struct Seen {
     /// Of each address: its line, and whose it is (account and mailbox).
     addresses: BTreeMap<(String, String), (usize, String)>,
     maildirs: BTreeMap<PathBuf, usize>,
+    /// `lmtp.socket`: mail handed to it would go round in a circle.
+    own_socket: PathBuf,
 }
 
 impl Checker<'_, '_> {
@@ -290,7 +304,7 @@ impl Checker<'_, '_> {
             },
             names: self.names(raw.names, raw.tox.proxy.is_some()),
             tox: self.tox(raw.tox),
-            accounts: self.accounts(raw.account),
+            accounts: self.accounts(raw.account, &lmtp.socket),
             lmtp,
             queue,
         }
@@ -465,16 +479,17 @@ impl Checker<'_, '_> {
         raw.into_iter().filter_map(|user| self.require(user, check)).collect()
     }
 
-    fn accounts(&mut self, raw: Vec<Spanned<RawAccount>>) -> Vec<Account> {
+    fn accounts(&mut self, raw: Vec<Spanned<RawAccount>>, own_socket: &Path) -> Vec<Account> {
         if raw.is_empty() {
             self.problems.add(None, "no account: write at least one [[account]] with a name and a maildir");
         }
-        let mut seen = Seen::default();
+        let mut seen = Seen { own_socket: own_socket.to_owned(), ..Seen::default() };
         raw.into_iter().filter_map(|account| self.account(account.into_inner(), &mut seen)).collect()
     }
 
     fn account(&mut self, raw: RawAccount, seen: &mut Seen) -> Option<Account> {
-        let line = self.problems.line(raw.name.span().start);
+        let span = raw.name.span();
+        let line = self.problems.line(span.start);
         let named = self.require(raw.name, |name| {
             account_name("an account's name", &name)?;
             match seen.names.insert(name.clone(), line) {
@@ -486,12 +501,14 @@ impl Checker<'_, '_> {
         let owner = format!("account `{label}`");
         let addresses = self.addresses("addresses", raw.addresses, &owner, None, seen);
         let senders = self.addresses("senders", raw.senders, &owner, Some(&owner), seen);
-        let maildir = self.maildir(raw.maildir, seen);
+        let own = RawWay { deliver: raw.deliver, deliver_to: raw.deliver_to, maildir: raw.maildir };
+        let way = self.way(own, &owner, span, None, seen);
         let passphrase_file = self.take(raw.passphrase_file, None, |p| absolute("passphrase_file", &p).map(Some));
         let mut names = BTreeMap::new();
         let mut mailboxes = Vec::new();
         for mailbox in raw.mailbox {
-            let line = self.problems.line(mailbox.name.span().start);
+            let span = mailbox.name.span();
+            let line = self.problems.line(span.start);
             let name = self.require(mailbox.name, |name| {
                 account_name("a mailbox's name", &name)?;
                 if named.as_ref() == Some(&name) {
@@ -506,12 +523,13 @@ impl Checker<'_, '_> {
             });
             let owner = format!("mailbox `{}` of {owner}", name.as_deref().unwrap_or("?"));
             let addresses = self.addresses("addresses", mailbox.addresses, &owner, None, seen);
-            let maildir = self.maildir(mailbox.maildir, seen);
-            if let (Some(name), Some(maildir)) = (name, maildir) {
-                mailboxes.push(Mailbox { name, addresses, maildir });
+            let own = RawWay { deliver: mailbox.deliver, deliver_to: mailbox.deliver_to, maildir: mailbox.maildir };
+            let way = self.way(own, &owner, span, way.as_ref(), seen);
+            if let (Some(name), Some(way)) = (name, way) {
+                mailboxes.push(Mailbox { name, addresses, way });
             }
         }
-        Some(Account { name: named?, addresses, senders, maildir: maildir?, passphrase_file, mailboxes })
+        Some(Account { name: named?, addresses, senders, way: way?, passphrase_file, mailboxes })
     }
 
     /// `shared` is an owner whose other list may hold the same address: an address of an account is its sender anyway.
@@ -550,6 +568,67 @@ impl Checker<'_, '_> {
             list.extend(address);
         }
         list
+    }
+
+    /// The way of the mail of `owner`, whose name stands at `span`. `account` is that of the account of a mailbox, which
+    /// is the mailbox's too where it says nothing.
+    fn way(
+        &mut self,
+        raw: RawWay,
+        owner: &str,
+        span: Range<usize>,
+        account: Option<&Way>,
+        seen: &mut Seen,
+    ) -> Option<Way> {
+        let inherited = match account {
+            Some(Way::Server { destination, .. }) => Some(destination.clone()),
+            Some(Way::Maildir(_)) | None => None,
+        };
+        let destination = match raw.deliver {
+            None => inherited,
+            Some(deliver) => self.require(deliver, |text| match text.as_str() {
+                "maildir" => Ok(None),
+                _ => match text.parse::<Destination>() {
+                    Ok(Destination::Lmtp(path)) if path == seen.own_socket => {
+                        Err("deliver: this is lmtp.socket, by which mail goes out: it would go round".to_owned())
+                    }
+                    Ok(destination) => Ok(Some(destination)),
+                    Err(error) => Err(format!(
+                        "deliver: `{}`: {error}; it is \"maildir\", \"lmtp:/path\" or \"smtp:host:port\"",
+                        text.escape_debug()
+                    )),
+                },
+            })?,
+        };
+        let recipient = self.take(raw.deliver_to, None, |text| {
+            let path: Result<ForwardPath, _> = text.parse();
+            path.map(Some).map_err(|error| format!("deliver_to: `{}`: {error}", text.escape_debug()))
+        });
+        match (destination, raw.maildir) {
+            (None, Some(maildir)) => {
+                if recipient.is_some() {
+                    self.problems.add(Some(span), format!("{owner}: deliver_to is for lmtp: and smtp: only"));
+                }
+                self.maildir(maildir, seen).map(Way::Maildir)
+            }
+            (None, None) => {
+                self.problems.add(Some(span), format!("{owner} has no maildir, which deliver = \"maildir\" needs"));
+                None
+            }
+            (Some(destination), None) => {
+                // A guess that is wrong would return all mail.
+                if recipient.is_none() {
+                    let text = format!("{owner}: {destination} needs deliver_to, the user or address that it knows");
+                    self.problems.add(Some(span), text);
+                }
+                Some(Way::Server { destination, recipient: recipient? })
+            }
+            (Some(destination), Some(maildir)) => {
+                let text = format!("maildir: mail of {owner} goes to {destination}; remove it, or set deliver");
+                self.problems.add(Some(maildir.span()), text);
+                None
+            }
+        }
     }
 
     fn maildir(&mut self, raw: Spanned<String>, seen: &mut Seen) -> Option<PathBuf> {

@@ -100,7 +100,7 @@ fn unknown_keys_are_told_with_line_section_and_the_nearest_name() {
 fn errors_name_file_and_line() {
     for (text, expected) in [
         ("a = ", "/etc/x.toml:1: "),
-        ("[[account]]\nname = 'a'\n", "/etc/x.toml:1: missing field `maildir`"),
+        ("[[account]]\nname = 'a'\n", "/etc/x.toml:2: account `a` has no maildir, which deliver = \"maildir\" needs"),
         ("[lmtp]\nmax_size = true\n", "/etc/x.toml:2: expected a whole number or a text in quotes"),
         ("[queue]\nexpire = 5\n", "/etc/x.toml:2: invalid type: integer `5`, expected a string"),
         ("", "/etc/x.toml: no account"),
@@ -159,6 +159,47 @@ fn errors_name_file_and_line() {
     }
     let several = wrong("state_dir = 'x'\n[log]\nlevel = 'x'\n");
     assert_eq!(several.lines().count(), 3, "{several}");
+}
+
+#[test]
+fn mail_goes_into_a_maildir_or_to_a_server() {
+    let ways = |text: &str| {
+        let config = try_parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        let account = &config.accounts[0];
+        let further = account.mailboxes.iter().map(|mailbox| mailbox.way.to_string());
+        std::iter::once(account.way.to_string()).chain(further).collect::<Vec<_>>()
+    };
+    let lmtp = "[[account]]\nname = 'a'\ndeliver = 'lmtp:/run/dovecot/lmtp'\n";
+    let mailbox = "[[account.mailbox]]\nname = 'w'\n";
+    assert_eq!(ways(&format!("{ACCOUNT}deliver = 'maildir'")), ["/m"]);
+    assert_eq!(ways(&format!("{lmtp}addresses = ['x@y']\ndeliver_to = 'al'")), ["lmtp:/run/dovecot/lmtp for <al>"]);
+    // A mailbox goes its account's way, with a recipient of its own.
+    let both = format!("{lmtp}deliver_to = 'al'\n{mailbox}deliver_to = 'w@x'");
+    assert_eq!(ways(&both)[1], "lmtp:/run/dovecot/lmtp for <w@x>");
+    assert_eq!(ways(&format!("{lmtp}deliver_to = 'al'\n{mailbox}deliver = 'maildir'\nmaildir = '/w'"))[1], "/w");
+    let smtp = "deliver = 'smtp:[::1]:25'\ndeliver_to = 'al@host'";
+    assert_eq!(ways(&format!("{ACCOUNT}{mailbox}{smtp}")), ["/m", "smtp:[::1]:25 for <al@host>"]);
+    for (text, expected) in [
+        (format!("{ACCOUNT}deliver = 'mbox'"), ":4: deliver: `mbox`: neither lmtp:/path nor smtp:host:port; it is"),
+        (format!("{ACCOUNT}deliver = 'smtp:host'"), ":4: deliver: `smtp:host`: smtp: wants a host and a port"),
+        (format!("{lmtp}maildir = '/m'"), ":4: maildir: mail of account `a` goes to lmtp:/run/dovecot/lmtp; remove it"),
+        (format!("{ACCOUNT}deliver_to = 'a'"), ":2: account `a`: deliver_to is for lmtp: and smtp: only"),
+        (
+            lmtp.to_owned(),
+            ":2: account `a`: lmtp:/run/dovecot/lmtp needs deliver_to, the user or address that it knows",
+        ),
+        (format!("{lmtp}deliver_to = 'al'\n{mailbox}"), ":5: mailbox `w` of account `a`: lmtp:/run/dovecot/lmtp needs"),
+        (format!("{lmtp}deliver_to = 'a b'"), ":4: deliver_to: `a b`: the part before @ needs quotes"),
+        (format!("{lmtp}{mailbox}maildir = '/w'"), ":6: maildir: mail of mailbox `w` of account `a` goes to"),
+        (format!("{ACCOUNT}{mailbox}"), ":5: mailbox `w` of account `a` has no maildir"),
+        (
+            "[lmtp]\nsocket = '/run/x'\n[[account]]\nname = 'a'\ndeliver = 'lmtp:/run/x'".into(),
+            ":5: deliver: this is lmtp.socket",
+        ),
+    ] {
+        let told = wrong(&text);
+        assert!(told.contains(expected), "{text:?} told {told:?}, not {expected:?}");
+    }
 }
 
 #[test]

@@ -92,8 +92,12 @@ fn look_around(config: &Config, problems: &mut Vec<String>, warnings: &mut Vec<S
         }
     }
     for account in &config.accounts {
-        let further = account.mailboxes.iter().map(|mailbox| &mailbox.maildir);
-        for maildir in std::iter::once(&account.maildir).chain(further) {
+        let further = account.mailboxes.iter().map(|mailbox| &mailbox.way);
+        for way in std::iter::once(&account.way).chain(further) {
+            if let Some(socket) = way.socket().filter(|socket| !socket.exists()) {
+                warnings.push(format!("account `{}`: deliver: {} is not there", account.name, socket.display()));
+            }
+            let Some(maildir) = way.maildir() else { continue };
             // The agent makes a Maildir that is not there.
             if maildir.is_dir() {
                 folder(&format!("account `{}`: the maildir", account.name), maildir, warnings);
@@ -154,9 +158,9 @@ fn summary(path: &Path, config: &Config, out: &mut dyn Write) -> io::Result<()> 
     };
     writeln!(out, "  names    {names}")?;
     for account in &config.accounts {
-        writeln!(out, "  account  {} → {}", account.name, account.maildir.display())?;
+        writeln!(out, "  account  {} → {}", account.name, account.way)?;
         for mailbox in &account.mailboxes {
-            writeln!(out, "           {} → {}", mailbox.name, mailbox.maildir.display())?;
+            writeln!(out, "           {} → {}", mailbox.name, mailbox.way)?;
         }
     }
     Ok(())

@@ -38,8 +38,11 @@ pub struct Incoming<'a> {
     pub peer_name: &'a str,
     /// The reverse-path.
     pub sender: &'a ReversePath,
-    /// The recipient whose Maildir it goes to.
+    /// The recipient whose mailbox it goes to.
     pub recipient: &'a Address,
+    /// Whether this is the final delivery (RFC 5321 section 4.4). Another server that comes after us adds `Return-Path`
+    /// and `Delivered-To`, and might take ours for signs of a loop.
+    pub is_final: bool,
     /// Our own name.
     pub hostname: &'a str,
     /// Our id of the mail.
@@ -199,8 +202,8 @@ fn is_ambiguous(head: &[u8]) -> bool {
 
 /// The header block to store for an incoming mail whose header section is `head`.
 ///
-/// On top go `Return-Path`, `Delivered-To`, `Received` and `Authentication-Results`, and, if the author is not the peer
-/// and nothing speaks against it, a `Reply-To` that leads to the peer. Then follow the fields that came, in their order
+/// On top go, at the final delivery, `Return-Path` and `Delivered-To`, then `Received` and `Authentication-Results`, and,
+/// if the author is not the peer and nothing speaks against it, a `Reply-To` that leads to the peer. Then follow the fields that came, in their order
 /// and octet for octet, without those that were forged, and the empty line. A mail without header section gets the
 /// empty line before its body. `head` may hold more than the section; what is behind it follows unchanged. A section
 /// that does not end within [`super::header::MAX_SECTION`] is ended there by an empty line: behind it forged fields
@@ -232,9 +235,12 @@ pub fn incoming(head: &[u8], info: &Incoming<'_>) -> Result<Vec<u8>, Refusal> {
         }
     };
     let author = author.map(|address| format!("header.from={address} ")).unwrap_or_default();
+    let delivered = match info.is_final {
+        true => format!("Return-Path: <{sender}>\nDelivered-To: {}\n", info.recipient),
+        false => String::new(),
+    };
     let mut block = format!(
-        "Return-Path: <{sender}>\n\
-         Delivered-To: {recipient}\n\
+        "{delivered}\
          Received: from {name} (tox {peer})\n\
          \tby {host} with TOX id {id}\n\
          \tfor <{recipient}>; {date}\n\
@@ -330,10 +336,15 @@ mod tests {
     }
 
     fn take(head: &[u8], sender: &ReversePath, known: &[Address]) -> Result<Vec<u8>, Refusal> {
+        take_for(head, sender, known, true)
+    }
+
+    fn take_for(head: &[u8], sender: &ReversePath, known: &[Address], is_final: bool) -> Result<Vec<u8>, Refusal> {
         let info = Incoming {
             peer: &KEY,
             peer_name: "Bob's laptop\r\nX: y",
             sender,
+            is_final,
             recipient: &address("alice@mail.example"),
             hostname: HOST,
             id: "4F2A",
@@ -342,6 +353,17 @@ mod tests {
             doubt: None,
         };
         incoming(head, &info)
+    }
+
+    #[test]
+    fn only_the_final_delivery_adds_what_belongs_to_it() {
+        let mail = b"Delivered-To: forged@x\nFrom: a@x\n\nHello\n";
+        let sender = Some(address("bob@x.example"));
+        let handed_on = String::from_utf8(take_for(mail, &sender, &[], false).expect("taken")).expect("UTF-8");
+        assert!(handed_on.starts_with("Received: from ") && !handed_on.contains("Delivered-To"), "{handed_on}");
+        let delivered = String::from_utf8(take(mail, &sender, &[]).expect("taken")).expect("UTF-8");
+        let top = "Return-Path: <bob@x.example>\nDelivered-To: alice@mail.example\n";
+        assert_eq!(delivered.strip_prefix(top), Some(handed_on.as_str()));
     }
 
     fn text(head: &[u8], known: &[&str]) -> String {

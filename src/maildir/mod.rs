@@ -3,7 +3,9 @@
 //! Owns the order of system calls that makes a delivery durable and never overwrites; which names to use, when to
 //! publish and what was stored before is the caller's knowledge. Uses only std, nix and log. The order of a delivery:
 //! [`Maildir::create`], write, [`Staged::sync`], [`Maildir::sync_tmp`], record the intent, [`Maildir::publish`],
-//! [`Maildir::sync_new`]; only then is the mail stored.
+//! [`Maildir::sync_new`]; only then is the mail stored. [`Maildir::admits`] asks before, where the Maildir has a quota.
+
+mod quota;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -11,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -120,6 +123,7 @@ pub enum Place {
 /// old ones unseen; open it again then.
 #[derive(Debug)]
 pub struct Maildir {
+    root: PathBuf,
     tmp: Arc<Directory>,
     new: Directory,
     cur: Directory,
@@ -180,6 +184,7 @@ impl Maildir {
             other => other?,
         }
         Ok(Self {
+            root: root.to_owned(),
             tmp: Arc::new(Directory::open(root.join("tmp"))?),
             new: Directory::open(root.join("new"))?,
             cur: Directory::open(root.join("cur"))?,
@@ -210,16 +215,32 @@ impl Maildir {
         self.tmp.sync()
     }
 
-    /// Moves `tmp/NAME` to `new/NAME`, never over another file. Not durable before [`Self::sync_new`].
+    /// Whether its quota (`maildirsize`) has room for a mail of `octets`; always, where it has none.
+    ///
+    /// # Errors
+    /// The quota cannot be read.
+    pub fn admits(&self, octets: u64) -> io::Result<bool> {
+        quota::admits(&self.root, octets, SystemTime::now())
+    }
+
+    /// Moves `tmp/NAME` to `new/NAME`, never over another file, and adds it to the quota where there is one. Not durable
+    /// before [`Self::sync_new`].
     ///
     /// # Errors
     /// `new/NAME` exists (`AlreadyExists`), `tmp/NAME` does not (`NotFound`), or any other failure.
     pub fn publish(&self, name: &str) -> io::Result<()> {
         check(name)?;
+        let size = fstatat(&self.tmp.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| stat.st_size);
         match renameat2(&self.tmp.fd, name, &self.new.fd, name, RenameFlags::RENAME_NOREPLACE) {
             Err(Errno::EINVAL | Errno::ENOSYS) => self.publish_by_link(name),
             other => other.map_err(|errno| self.new.failed(name, errno)),
+        }?;
+        // A count that is wrong is made anew some day; the mail is there.
+        let octets = size.ok().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        if let Err(error) = quota::added(&self.root, octets) {
+            log::warn!("the quota does not count a mail: {error}");
         }
+        Ok(())
     }
 
     /// The older way for file systems (NFS, some FUSE) that do not know the flag: link(2) never replaces either.

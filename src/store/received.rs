@@ -1,6 +1,7 @@
 //! What peers sent. A mail is recorded here, with the name its file has in `tmp/`, after that file is on disk and before
 //! it is renamed into `new/`: whoever finds the record after a crash can tell from the Maildir how far it came, so that a
-//! mail offered again is neither lost nor shown twice.
+//! mail offered again is neither lost nor shown twice. A mail that is handed on to a server is recorded before the final
+//! dot: what a crash leaves of it says that nobody knows whether the server has it.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -14,6 +15,9 @@ const KEEP: i64 = 400 * 86_400_000;
 /// How long it is kept after that, for peers restored from a backup.
 const KEEP_FORGOTTEN: i64 = 30 * 86_400_000;
 
+const PUBLISHED: &str =
+    "UPDATE received SET published = 1 WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?";
+
 /// One mail for one mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
@@ -25,9 +29,9 @@ pub struct Received {
     pub transfer: MailId,
     /// The mailbox's name.
     pub mailbox: String,
-    /// Where the Maildir is.
+    /// Where the Maildir is; or the server, as the configuration writes it (`lmtp:…`, `smtp:…`).
     pub maildir: String,
-    /// The file's name without flags.
+    /// The file's name without flags; empty where a server has it.
     pub file: String,
 }
 
@@ -70,13 +74,27 @@ impl Store {
     /// The files of these records are in `new/`, durably.
     pub fn published(&self, mails: Vec<Received>) {
         self.record(move |session| {
-            let mut update = session.connection.prepare_cached(
-                "UPDATE received SET published = 1 WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?",
-            )?;
+            let mut update = session.connection.prepare_cached(PUBLISHED)?;
             mails
                 .iter()
                 .try_for_each(|m| update.execute(params![m.account, m.peer.0, m.transfer.0, m.mailbox]).map(|_| ()))
         });
+    }
+
+    /// The server has this mail. Returns when that is committed: only then may the peer be told.
+    ///
+    /// # Errors
+    /// The store fails; the record says still that nobody knows.
+    pub fn handed_over(&self, mail: Received) -> Result<(), StoreError> {
+        self.call(move |session| {
+            session.connection.prepare_cached(PUBLISHED)?.execute(params![
+                mail.account,
+                mail.peer.0,
+                mail.transfer.0,
+                mail.mailbox
+            ])?;
+            Ok(())
+        })
     }
 
     /// The record is void: its file is nowhere. Returns when that is committed, so that the next offer of the mail finds

@@ -79,10 +79,10 @@ CREATE TABLE received (            -- what peers sent: recorded before it become
     peer BLOB NOT NULL,
     transfer BLOB NOT NULL,
     mailbox TEXT NOT NULL,
-    maildir TEXT NOT NULL,
-    file TEXT NOT NULL,
+    maildir TEXT NOT NULL,         -- or the server, as lmtp:PATH or smtp:HOST:PORT
+    file TEXT NOT NULL,            -- '' at a server
     at INTEGER NOT NULL,
-    published INTEGER NOT NULL,    -- 0 between the record and the rename into new/
+    published INTEGER NOT NULL,    -- 0 between the record and the rename into new/, or the server's answer to the dot
     forgotten INTEGER NOT NULL,    -- 1 once the peer said that it will not offer the mail again
     PRIMARY KEY (account, peer, transfer, mailbox)
 ) WITHOUT ROWID;

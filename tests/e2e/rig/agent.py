@@ -34,8 +34,9 @@ class Agent:
     """`binaries` is the folder of `install_programs`. The agent runs as a user without rights, as a service would.
 
     `extra_config` comes last in its configuration: it may go on with the account, or open a section of its own.
-    `settings` are keys of sections, on top of the usual ones or in their place. `ports` are consecutive UDP ports.
-    `netns` is the network namespace it runs in. Changes of `env` take effect at the next start.
+    `deliver` is the server that gets its mail in place of the Maildir, for the user `deliver_to`. `settings` are keys
+    of sections, on top of the usual ones or in their place. `ports` are consecutive UDP ports. `netns` is the network
+    namespace it runs in. Changes of `env` take effect at the next start.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class Agent:
         addresses: Sequence[str],
         senders: Sequence[str],
         user: str = UNPRIVILEGED,
+        deliver: str | None = None,
+        deliver_to: str | None = None,
         extra_config: str = "",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         ports: Sequence[int] | None = None,
@@ -75,6 +78,9 @@ class Agent:
         self._bootstrap = bootstrap
         self._addresses = list(addresses)
         self._senders = list(senders)
+        self._way = f"maildir = {json.dumps(str(self.maildir))}"
+        if deliver is not None:
+            self._way = f"deliver = {json.dumps(deliver)}\ndeliver_to = {json.dumps(deliver_to or name)}"
         self._extra_config = extra_config
         self.config = folder / "agent.toml"
         self.configure(settings or {})
@@ -116,7 +122,7 @@ tcp_ports = [{self._bootstrap.tcp_port}]
 name = {text(self.name)}
 addresses = {text(self._addresses)}
 senders = {text(self._senders)}
-maildir = {text(str(self.maildir))}
+{self._way}
 {self._extra_config}"""
         )
 
