@@ -19,6 +19,7 @@ fuzz_target!(|mail: &[u8]| {
         id: "0123",
         date: "Thu, 1 Jan 1970 00:00:00 +0000",
         known: &[],
+        doubt: None,
     };
     if let Ok(head) = trace::incoming(mail, &info) {
         let section = Section::read(&head);
@@ -29,4 +30,5 @@ fuzz_target!(|mail: &[u8]| {
     }
     let _ = trace::outgoing(mail, &OutgoingRule { key: &peer, address: &own, reachable: &[] });
     let _ = trace::from_addresses(mail);
+    let _ = trace::received_id(mail);
 });
