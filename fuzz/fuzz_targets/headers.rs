@@ -31,4 +31,5 @@ fuzz_target!(|mail: &[u8]| {
     }
     let _ = trace::outgoing(mail, &OutgoingRule { key: &peer, address: &own, reachable: &[] });
     let _ = trace::from_addresses(mail);
+    let _ = trace::received_id(mail);
 });

@@ -151,6 +151,9 @@ impl QueueIntake {
         let section = Section::read(&head);
         let rule = self.directory.accounts()[self.account].outgoing_rule();
         let line = trace::outgoing(&head, &rule).unwrap_or_default();
+        if self.mail.mta_queue_id.is_none() {
+            self.mail.mta_queue_id = trace::received_id(&head);
+        }
         let (before, after) = head.split_at(section.start());
         self.mail.head = head[section.start()..section.end().max(section.start())].to_vec();
         self.mail.head.truncate(HEAD);

@@ -93,8 +93,9 @@ pub struct Envelope {
     pub sender: ReversePath,
     /// At least one recipient, all of them already accepted at RCPT.
     pub recipients: Vec<Recipient>,
-    /// The MTA's queue id of this mail, where it told one (XFORWARD IDENT); together with recipient and digest it
-    /// recognises the same mail handed over twice.
+    /// The MTA's queue id of this mail, where it told one (XFORWARD IDENT); without it, that of the `Received` field on
+    /// top counts ([`super::trace::received_id`]). Together with recipient and digest it recognises the same mail
+    /// handed over twice.
     pub mta_queue_id: Option<String>,
     /// `SMTPUTF8` (RFC 6531).
     pub smtputf8: bool,

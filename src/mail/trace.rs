@@ -293,6 +293,36 @@ pub fn outgoing(head: &[u8], own: &OutgoingRule<'_>) -> Option<Vec<u8>> {
     Some(field.into_bytes())
 }
 
+/// Longest `id` of a `Received` field that is taken, in octets.
+const MAX_ID: usize = 100;
+
+/// The queue id that the MTA which hands over a mail wrote into the `Received` field on top of it (`id`, RFC 5321
+/// section 4.4), for MTAs that cannot tell it otherwise. `None` where the first field is no `Received`: then no MTA
+/// vouches for the mail, and it may be meant twice.
+pub fn received_id(head: &[u8]) -> Option<String> {
+    let field = Section::read(head).parts().next().filter(|part| part.is("Received"))?;
+    let mut depth = 0usize;
+    let mut plain = String::new();
+    for octet in field.value.iter().copied() {
+        match octet {
+            b'(' => depth += 1,
+            b')' => {
+                depth = depth.saturating_sub(1);
+                plain.push(' ');
+            }
+            b';' if depth == 0 => break,
+            _ if depth == 0 => plain.push(char::from(octet)),
+            _ => {}
+        }
+    }
+    // The clauses are pairs of a word and its value, so a host that is called "id" is none.
+    let words: Vec<&str> = plain.split_ascii_whitespace().collect();
+    let clauses = words.chunks_exact(2).filter_map(|pair| <&[&str; 2]>::try_from(pair).ok());
+    let [_, id] = clauses.into_iter().find(|[word, _]| word.eq_ignore_ascii_case("id"))?;
+    let fits = id.len() <= MAX_ID && id.bytes().all(|octet| octet.is_ascii_graphic());
+    fits.then(|| (*id).to_owned())
+}
+
 /// The envelope sender to tell the peer: `sender` where it can be reached over Tox, else the account's own address. The
 /// empty reverse-path stays, or notices would be answered.
 pub fn wire_sender(sender: &ReversePath, own: &OutgoingRule<'_>) -> ReversePath {
@@ -407,6 +437,39 @@ mod tests {
             + "Subject: a\r\n\tb\r\nAuthentication-Results: other.example; spf=pass\nrubbish\n\
                From: eve@y.example\nBcc: z\n\r\n";
         assert_eq!(text(head, &["bob@x.example"]), expected);
+    }
+
+    #[test]
+    fn the_queue_id_is_that_of_the_field_on_top() {
+        for (head, id) in [
+            (
+                "Received: from root by x.example with local (Exim 4.96)\n\t(envelope-from <a@x>)\n\t\
+                 id 1xWDsx-0006TW-09\n\tfor b@tox.alt;\n\tWed, 25 Nov 2026 14:22:11 +0000\nFrom: a@x\n\n",
+                Some("1xWDsx-0006TW-09"),
+            ),
+            (
+                "Received: from [127.0.0.1] (helo=id (a id b)) by x.example with esmtp (Exim 4.96) id 1x-2-3; date\n\n",
+                Some("1x-2-3"),
+            ),
+            (
+                "received: by x.example (Postfix, from userid 0)\n ID 4jXX7F4G11z1SdJ6; date\n\n",
+                Some("4jXX7F4G11z1SdJ6"),
+            ),
+            ("Received: from id by id with id; date\n\n", None),
+            ("Received: by x.example; id 7\n\n", None),
+            ("Received: by x.example (id 7) with SMTP\n\n", None),
+            ("Received: by x.example id\n\n", None),
+            ("Received: by x.example id \u{e5}; date\n\n", None),
+            ("Received:\n\n", None),
+            ("Received: ((((\n\n", None),
+            ("Subject: x\nReceived: by x.example id 7; date\n\n", None),
+            ("Return-Path: <a@x>\nReceived: by x.example id 7; date\n\n", None),
+            ("", None),
+        ] {
+            assert_eq!(received_id(head.as_bytes()).as_deref(), id, "{head}");
+        }
+        let long = format!("Received: by x id {}; date\n\n", "a".repeat(MAX_ID + 1));
+        assert_eq!(received_id(long.as_bytes()), None);
     }
 
     #[test]
@@ -603,7 +666,7 @@ mod tests {
             prop_assert!(made.end() > made.fields_end());
             prop_assert!(block[..made.end() - 1].split(|&octet| octet == b'\n').take(7).all(|line| line.len() < 998));
             let own = OutgoingRule { key: &KEY, address: &address("me@x"), reachable: &[] };
-            let _ = (outgoing(&head, &own), word(&name), line(&name));
+            let _ = (outgoing(&head, &own), received_id(&head), word(&name), line(&name));
         }
     }
 }

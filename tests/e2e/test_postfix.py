@@ -1,159 +1,131 @@
-"""tox-transport behind a real Postfix's pipe(8), in front of a stub of the agent's LMTP socket.
+"""A real Postfix, by LMTP and by pipe(8) with tox-transport, in front of a stub of the agent's LMTP socket.
 
 python3 -m unittest discover -s tests/e2e -p test_postfix.py      # TOXMAIL_BIN=DIR for programs elsewhere
 """
 
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import unittest
 from pathlib import Path
 from typing import ClassVar
 
+from rig import cases
 from rig.case import SandboxCase
-from rig.lmtp_stub import LmtpStub, Received
-from rig.mail import compare, header, sample_mail
+from rig.cases import ALICE, BIN, DOMAIN, mail
+from rig.lmtp_stub import LmtpStub
+from rig.mail import compare
 from rig.postfix import Postfix
-from rig.sandbox import Sandbox
-
-ALICE = "alice@alice.example"
-BIN = Path(os.environ.get("TOXMAIL_BIN", Path(__file__).resolve().parents[2] / "target/release"))
+from rig.sandbox import UNPRIVILEGED, RigError
 
 
-def mail(message_id: str, text: str = "Hello\n", attachment_size: int = 0) -> bytes:
-    return sample_mail(
-        sender=f"Alice <{ALICE}>",
-        to="bob@tox.alt",
-        subject="a test",
-        text=text,
-        message_id=message_id,
-        attachment_size=attachment_size,
-    )
+class _Postfix(cases.RouteCase):
+    @classmethod
+    def make(cls, name: str, lmtp_socket: Path, program: Path) -> Postfix:
+        return Postfix(cls.box, name, domain=DOMAIN, route=cls.route, lmtp_socket=lmtp_socket, program=program)
 
 
-def install_transport(box: Sandbox) -> Path:
-    """tox-transport where every user may run it."""
-    target = box.dir("bin") / "tox-transport"
-    shutil.copy(BIN / "tox-transport", target)
-    target.chmod(0o755)
-    return target
-
-
-class PipeTest(SandboxCase):
+class LmtpTest(_Postfix, cases.AnswersCase):
     """The agent answers, and Postfix does what it said."""
 
+    route = "lmtp"
+
+
+class PipeTest(_Postfix, cases.AnswersCase):
+    """The same by tox-transport."""
+
+    route = "pipe"
+
+
+class LmtpNoAgentTest(_Postfix, cases.NoAgentCase):
+    """Whatever is wrong with the agent keeps the mail in Postfix's queue."""
+
+    route = "lmtp"
+
+
+class PipeNoAgentTest(_Postfix, cases.NoAgentCase, cases.NoProgramCase):
+    """Whatever is wrong with the agent or with tox-transport keeps the mail in Postfix's queue."""
+
+    route = "pipe"
+
+
+class EndingsTest(SandboxCase):
+    """What pipe(8) gives to a program, and what Postfix makes of its end."""
+
     stub: ClassVar[LmtpStub]
-    program: ClassVar[Path]
-    postfix: ClassVar[Postfix]
+    out: ClassVar[Path]
+    pipe: ClassVar[Postfix]
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.stub = LmtpStub(cls.box)
-        cls.program = install_transport(cls.box)
-        cls.postfix = Postfix(
-            cls.box, "pipe", domain="alice.example", route="pipe", lmtp_socket=cls.stub.socket, program=cls.program
+        cls.out = cls.box.dir("out", user=UNPRIVILEGED)
+        cls.pipe = Postfix(
+            cls.box,
+            "pipe",
+            domain=DOMAIN,
+            route="pipe",
+            lmtp_socket=cls.stub.socket,
+            program=cases.install_fake_transport(cls.box, cls.out),
+            settings={"tox_time_limit": "2s", "tox_destination_concurrency_limit": "20"},
         )
 
-    def arrived(self, message_id: str) -> list[Received]:
-        return [m for m in self.stub.mails if header(m.content, "Message-ID") == message_id]
+    def test_the_program_is_given_the_mail_and_its_size(self) -> None:
+        sent = mail("<pipe@alice.example>", ".\n..\n\nFrom x\ngrößer\n" + "z" * 3000 + "\n")
+        queue_id = self.pipe.smtp(ALICE, ["bob@tox.alt"], sent)
+        self.assertEqual(self.pipe.wait_status(queue_id, "bob@tox.alt")[0], "sent")
+        received = (self.out / "mail").read_bytes()
+        result = compare(sent, received)
+        self.assertTrue(result.intact, result)
+        self.assertEqual(result.added, ["Return-Path", "Received"])
+        argv = (self.out / "argv").read_text().splitlines()
+        self.assertEqual(argv[:2], ["--socket", str(self.stub.socket)])
+        self.assertEqual(argv[2:4], ["--queue-id", queue_id])
+        self.assertEqual(argv[4], "--size")
+        self.assertLess(abs(int(argv[5]) - len(received) - received.count(b"\n")), 200)
+        self.assertEqual(argv[6:], ["-f", ALICE, "--", "bob@tox.alt"])
 
-    def send(self, recipient: str, message: bytes, sender: str = ALICE) -> tuple[str, str, str]:
-        queue_id = self.postfix.smtp(sender, [recipient], message)
-        return self.postfix.wait_status(queue_id, recipient)
+    def test_the_null_sender_is_an_empty_argument(self) -> None:
+        queue_id = self.pipe.smtp("", ["null@tox.alt"], mail("<null@alice.example>"))
+        self.assertEqual(self.pipe.wait_status(queue_id, "null@tox.alt")[0], "sent")
+        self.assertIn("-f\n\n--\nnull@tox.alt", (self.out / "argv").read_text())
 
-    def test_every_byte_arrives(self) -> None:
-        texts = {
-            "plain": "one\n\n.\n..\nFrom x\ntrailing  \n",
-            "8bit": "Grüße\n",
-            "long": "y" * 70_000 + "\n" + ".\n" * 100,
-            "empty": "",
-        }
-        for name, text in texts.items():
-            with self.subTest(text=name):
-                # Put in by hand: a mail made by the email package would encode the long line.
-                sent = mail(f"<{name}@alice.example>", "@\n").replace(b"\n\n@\n", b"\n\n" + text.encode())
-                self.assertEqual(self.send("bob@tox.alt", sent)[0], "sent")
-                (received,) = self.arrived(f"<{name}@alice.example>")
-                result = compare(sent, received.content)
-                self.assertTrue(result.intact, result)
-                self.assertEqual((received.sender, received.recipients), (ALICE, ["bob@tox.alt"]))
-
-    def test_a_large_mail_arrives(self) -> None:
-        sent = mail("<large@alice.example>", attachment_size=20 * 1024 * 1024)
-        self.assertEqual(self.send("bob@tox.alt", sent)[0], "sent")
-        (received,) = self.arrived("<large@alice.example>")
-        self.assertTrue(compare(sent, received.content).intact)
-
-    def test_the_agent_learns_the_queue_id(self) -> None:
-        queue_id = self.postfix.smtp(ALICE, ["bob@tox.alt"], mail("<id@alice.example>"))
-        self.assertEqual(self.postfix.wait_status(queue_id, "bob@tox.alt")[0], "sent")
-        (received,) = self.arrived("<id@alice.example>")
-        self.assertEqual(received.xforward.get("IDENT"), queue_id)
-
-    def test_the_null_sender_stays_one(self) -> None:
-        self.assertEqual(self.send("bob@tox.alt", mail("<null@alice.example>"), sender="")[0], "sent")
-        self.assertEqual(self.arrived("<null@alice.example>")[0].sender, "")
-
-    def test_each_answer_of_the_agent(self) -> None:
+    def test_every_end(self) -> None:
+        """Only what is said, 67 and 68 send a mail back; whatever else happens keeps it in the queue."""
         table = {
-            "defer1@tox.alt": ("deferred", "4.4.1", "Tox contact is offline"),
-            "nouser@tox.alt": ("bounced", "5.1.1", "No such contact"),
-            "full@tox.alt": ("deferred", "4.2.2", "Mailbox full"),
+            "say75-571": ("bounced", "5.7.1", "refused by the contact"),
+            "say69-441": ("deferred", "4.4.1", "contact is offline"),
+            "exit67": ("bounced", "5.1.1", "user unknown"),
+            "exit68": ("bounced", "5.1.2", "host name unknown"),
+            "exit75": ("deferred", "4.3.0", "temporary failure"),
+            "exit71": ("deferred", "4.3.0", ""),
+            "kill": ("deferred", "4.3.0", ""),
+            "segv": ("deferred", "4.3.0", ""),
+            "hang": ("deferred", "4.3.0", "Command time limit exceeded"),
         }
-        for recipient, (status, code, words) in table.items():
-            with self.subTest(recipient=recipient):
-                got = self.send(recipient, mail(f"<answer-{recipient}>"))
+        for exit_status in (1, 2, 64, 66, 69, 70, 72, 73, 74, 99, 101, 126, 127, 134, 139, 200, 255):
+            table[f"exit{exit_status}"] = ("deferred", "4.3.0", "")
+        table["exit65"] = ("deferred", "4.6.0", "data format error")
+        table["exit76"] = ("deferred", "4.5.0", "remote error in protocol")
+        table["exit77"] = ("deferred", "4.7.0", "permission denied")
+        table["exit78"] = ("deferred", "4.3.5", "local configuration error")
+        sent = {local: self.pipe.smtp(ALICE, [f"{local}@tox.alt"], mail(f"<{local}@alice.example>")) for local in table}
+        for local, (status, code, words) in table.items():
+            with self.subTest(end=local):
+                got = self.pipe.wait_status(sent[local], f"{local}@tox.alt")
                 self.assertEqual(got[:2], (status, code), got[2])
                 self.assertIn(words, got[2])
 
+    def test_other_mail_does_not_leave(self) -> None:
+        with self.assertRaisesRegex(RigError, "550 5.4.4 .* sends nothing"):
+            self.pipe.smtp(ALICE, ["someone@elsewhere.example"], mail("<away@alice.example>"))
 
-class NoAgentTest(SandboxCase):
-    """Whatever is wrong with the agent keeps the mail in Postfix's queue."""
-
-    def one(self, name: str, path: Path) -> Postfix:
-        program = install_transport(self.box)
-        return Postfix(self.box, name, domain="alice.example", route="pipe", lmtp_socket=path, program=program)
-
-    def assert_deferred(self, postfix: Postfix) -> None:
-        queue_id = postfix.smtp(ALICE, ["bob@tox.alt"], mail("<none@alice.example>"))
-        status, code, text = postfix.wait_status(queue_id, "bob@tox.alt")
-        self.assertEqual((status, code[:2]), ("deferred", "4."), text)
-
-    def test_no_socket(self) -> None:
-        self.assert_deferred(self.one("absent", self.box.path / "absent.sock"))
-
-    def test_nobody_listens(self) -> None:
-        path = self.box.path / "dead.sock"
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-        path.chmod(0o666)
-        self.assert_deferred(self.one("dead", path))
-
-    def test_no_right_to_connect(self) -> None:
-        stub = LmtpStub(self.box, "closed")
-        stub.socket.chmod(0o600)
-        self.assert_deferred(self.one("closed-postfix", stub.socket))
-        self.assertEqual(stub.mails, [])
-
-    def test_killed_while_it_waits(self) -> None:
-        path = self.box.path / "silent.sock"
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-            path.chmod(0o666)
-            server.listen(8)
-            postfix = self.one("silent", path)
-            queue_id = postfix.smtp(ALICE, ["bob@tox.alt"], mail("<killed@alice.example>"))
-            connection, _ = server.accept()
-            with connection:
-                peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-                pid = int.from_bytes(peer[:4], "little")
-                self.assertIn("tox-transport", Path(f"/proc/{pid}/cmdline").read_text())
-                os.kill(pid, signal.SIGKILL)
-                status, code, text = postfix.wait_status(queue_id, "bob@tox.alt")
-        self.assertEqual((status, code), ("deferred", "4.3.0"), text)
+    def test_nothing_is_touched_under_etc(self) -> None:
+        done = subprocess.run(
+            ["find", "/etc/postfix", "/var/spool/postfix", "/var/lib/postfix", "-newer", self.stub.socket],
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.stdout, "")
 
 
 class AloneTest(unittest.TestCase):

@@ -1,4 +1,4 @@
-"""The rig tested by itself, and the Postfix fragments by stubs: no toxmail program is needed.
+"""The rig tested by itself: no toxmail program is needed.
 
 python3 -m unittest discover -s tests/e2e -p test_rig.py
 """
@@ -23,21 +23,6 @@ from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
 from rig.wait import TimedOut, wait_for
 
 ALICE = "alice@alice.example"
-
-# Stands for tox-transport: the local part of the recipient says how it ends.
-FAKE_TRANSPORT = """#!/bin/sh
-for last in "$@"; do :; done
-case $last in
-    exit*) status=${{last%%@*}}; exit "${{status#exit}}" ;;
-    say75-571@*) echo '5.7.1 refused by the contact'; exit 75 ;;
-    say69-441@*) echo '4.4.1 contact is offline'; exit 69 ;;
-    kill@*) kill -9 $$ ;;
-    segv@*) kill -SEGV $$ ;;
-    hang@*) exec sleep 600 ;;
-esac
-printf '%s\\n' "$@" > {folder}/argv
-cat > {folder}/mail
-"""
 
 
 def mail(message_id: str = "<1@alice.example>", **changes: object) -> bytes:
@@ -144,152 +129,6 @@ class CompareTest(unittest.TestCase):
         self.assertEqual(compare(sent, sent.replace(b"\n c", b" c")).missing, ["To"])
         self.assertEqual(compare(sent, b"To: b,\n c\nFrom: a\nX: 1\nX: 1\n\nbody\n").missing, ["To"])
         self.assertFalse(compare(sent, sent + b"\n").body_same)
-
-
-class PostfixTest(SandboxCase):
-    """The fragments through a real Postfix: one instance for each route."""
-
-    stub: ClassVar[LmtpStub]
-    out: ClassVar[Path]
-    pipe: ClassVar[Postfix]
-    lmtp: ClassVar[Postfix]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.stub = LmtpStub(cls.box)
-        cls.out = cls.box.dir("out", user=UNPRIVILEGED)
-        fake = cls.box.dir("bin") / "tox-transport"
-        fake.write_text(FAKE_TRANSPORT.format(folder=cls.out))
-        fake.chmod(0o755)
-        cls.pipe = Postfix(
-            cls.box,
-            "pipe",
-            domain="alice.example",
-            route="pipe",
-            lmtp_socket=cls.stub.socket,
-            program=fake,
-            settings={"tox_time_limit": "2s", "tox_destination_concurrency_limit": "20"},
-        )
-        cls.lmtp = Postfix(cls.box, "lmtp", domain="alice.example", route="lmtp", lmtp_socket=cls.stub.socket)
-
-    def test_lmtp_carries_every_byte_and_the_queue_id(self) -> None:
-        for number, text in enumerate(("plain\n.\n..\n" + "y" * 980 + "\n", "größer 8bit\n", "z" * 3000 + "\n")):
-            with self.subTest(text=text[:12]):
-                message_id = f"<lmtp-{number}@alice.example>"
-                sent = mail(message_id, text="x").replace(b"\n\nx\n", b"\n\n" + text.encode())
-                queue_id = self.lmtp.smtp(ALICE, ["bob@tox.alt", "carol@sub.tox.alt"], sent)
-                for recipient in ("bob@tox.alt", "carol@sub.tox.alt"):
-                    self.assertEqual(self.lmtp.wait_status(queue_id, recipient)[0], "sent")
-                arrived = [m for m in self.stub.mails if header(m.content, "Message-ID") == message_id]
-                self.assertEqual({r for m in arrived for r in m.recipients}, {"bob@tox.alt", "carol@sub.tox.alt"})
-                for received in arrived:
-                    result = compare(sent, received.content)
-                    self.assertTrue(result.intact, result)
-                    self.assertEqual(received.xforward["IDENT"], queue_id)
-
-    def test_lmtp_answers_for_each_recipient(self) -> None:
-        recipients = ["bob@tox.alt", "defer1@tox.alt", "nouser@tox.alt", "full@tox.alt"]
-        queue_id = self.lmtp.smtp(ALICE, recipients, mail("<each@alice.example>"))
-        self.assertEqual(self.lmtp.wait_status(queue_id, "bob@tox.alt")[:2], ("sent", "2.0.0"))
-        status, code, text = self.lmtp.wait_status(queue_id, "defer1@tox.alt")
-        self.assertEqual((status, code), ("deferred", "4.4.1"))
-        self.assertIn("Tox contact is offline", text)
-        self.assertEqual(self.lmtp.wait_status(queue_id, "full@tox.alt")[:2], ("deferred", "4.2.2"))
-        self.assertEqual(self.lmtp.wait_status(queue_id, "nouser@tox.alt")[:2], ("bounced", "5.1.1"))
-        queued = wait_for(
-            "deferred mail", lambda: next((m for m in self.lmtp.queue() if m["queue_id"] == queue_id), None)
-        )
-        self.assertEqual({r["address"] for r in queued["recipients"]}, {"defer1@tox.alt", "full@tox.alt"})
-
-    def test_the_bounce_reaches_the_sender(self) -> None:
-        self.lmtp.sendmail(ALICE, ["nouser@tox.alt"], mail("<bounce@alice.example>"))
-
-        def bounce() -> bytes | None:
-            for path in (self.lmtp.inbox / "new").glob("*"):
-                if b"Message-ID: <bounce@alice.example>" in (text := path.read_bytes()):
-                    return text
-            return None
-
-        text = wait_for("bounce", bounce)
-        self.assertIn(b"Status: 5.1.1", text)
-        self.assertIn(b"No such contact", text)
-
-    def test_agent_not_there_defers(self) -> None:
-        with Sandbox() as box:
-            postfix = Postfix(box, "lonely", domain="alice.example", lmtp_socket=box.path / "no.sock")
-            queue_id = postfix.smtp(ALICE, ["bob@tox.alt"], mail())
-            self.assertEqual(postfix.wait_status(queue_id, "bob@tox.alt")[:2], ("deferred", "4.4.1"))
-            with LmtpStub(box, "late") as stub:
-                self.assertEqual(stub.mails, [])
-            postfix.stop()
-            postfix.start()
-            self.assertEqual([m["queue_id"] for m in postfix.queue()], [queue_id])
-
-    def test_other_mail_does_not_leave(self) -> None:
-        with self.assertRaisesRegex(RigError, "550 5.4.4 .* sends nothing"):
-            self.lmtp.smtp(ALICE, ["someone@elsewhere.example"], mail("<away@alice.example>"))
-
-    def test_pipe_carries_every_byte(self) -> None:
-        sent = mail("<pipe@alice.example>", text="größer\n" + "z" * 3000 + "\n")
-        sent = sent.replace(b"\n\n", b"\n\n.\n..\n\nFrom x\n", 1)
-        queue_id = self.pipe.smtp(ALICE, ["bob@tox.alt"], sent)
-        self.assertEqual(self.pipe.wait_status(queue_id, "bob@tox.alt")[0], "sent")
-        received = (self.out / "mail").read_bytes()
-        result = compare(sent, received)
-        self.assertTrue(result.intact, result)
-        self.assertEqual(result.added, ["Return-Path", "Received"])
-        argv = (self.out / "argv").read_text().splitlines()
-        self.assertEqual(argv[:2], ["--socket", str(self.stub.socket)])
-        self.assertEqual(argv[2:4], ["--queue-id", queue_id])
-        self.assertEqual(argv[4], "--size")
-        self.assertLess(abs(int(argv[5]) - len(received) - received.count(b"\n")), 200)
-        self.assertEqual(argv[6:], ["-f", ALICE, "--", "bob@tox.alt"])
-
-    def test_pipe_null_sender_is_an_empty_argument(self) -> None:
-        queue_id = self.pipe.smtp("", ["null@tox.alt"], mail("<null@alice.example>"))
-        self.assertEqual(self.pipe.wait_status(queue_id, "null@tox.alt")[0], "sent")
-        self.assertIn("-f\n\n--\nnull@tox.alt", (self.out / "argv").read_text())
-
-    def test_pipe_endings(self) -> None:
-        """Only what is said, 67 and 68 send a mail back; whatever else happens keeps it in the queue."""
-        table = {
-            "say75-571": ("bounced", "5.7.1", "refused by the contact"),
-            "say69-441": ("deferred", "4.4.1", "contact is offline"),
-            "exit67": ("bounced", "5.1.1", "user unknown"),
-            "exit68": ("bounced", "5.1.2", "host name unknown"),
-            "exit75": ("deferred", "4.3.0", "temporary failure"),
-            "exit71": ("deferred", "4.3.0", ""),
-            "kill": ("deferred", "4.3.0", ""),
-            "segv": ("deferred", "4.3.0", ""),
-            "hang": ("deferred", "4.3.0", "Command time limit exceeded"),
-        }
-        for exit_status in (1, 2, 64, 66, 69, 70, 72, 73, 74, 99, 101, 126, 127, 134, 139, 200, 255):
-            table[f"exit{exit_status}"] = ("deferred", "4.3.0", "")
-        table["exit65"] = ("deferred", "4.6.0", "data format error")
-        table["exit76"] = ("deferred", "4.5.0", "remote error in protocol")
-        table["exit77"] = ("deferred", "4.7.0", "permission denied")
-        table["exit78"] = ("deferred", "4.3.5", "local configuration error")
-        sent = {local: self.pipe.smtp(ALICE, [f"{local}@tox.alt"], mail(f"<{local}@alice.example>")) for local in table}
-        for local, (status, code, words) in table.items():
-            with self.subTest(end=local):
-                got = self.pipe.wait_status(sent[local], f"{local}@tox.alt")
-                self.assertEqual(got[:2], (status, code), got[2])
-                self.assertIn(words, got[2])
-
-    def test_pipe_program_not_there_defers(self) -> None:
-        with Sandbox() as box:
-            postfix = Postfix(box, "bare", domain="alice.example", route="pipe", lmtp_socket=self.stub.socket)
-            queue_id = postfix.smtp(ALICE, ["bob@tox.alt"], mail())
-            self.assertEqual(postfix.wait_status(queue_id, "bob@tox.alt")[:2], ("deferred", "4.3.0"))
-
-    def test_nothing_is_touched_under_etc(self) -> None:
-        done = subprocess.run(
-            ["find", "/etc/postfix", "/var/spool/postfix", "/var/lib/postfix", "-newer", self.stub.socket],
-            capture_output=True,
-            text=True,
-        )
-        self.assertEqual(done.stdout, "")
 
 
 class ReadersTest(SandboxCase):

@@ -8,13 +8,12 @@ import smtplib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from rig.mta import Route, talk
 from rig.net import HOST, accepts, free_port
 from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
 from rig.wait import DEADLINE, TimedOut, wait_for
-
-Route = Literal["lmtp", "pipe"]
 
 # How long a Postfix that does nothing is waited for, in seconds. What it is asked here takes it moments.
 STANDSTILL = 40.0
@@ -179,14 +178,7 @@ class Postfix:
             self._restart()
             client = smtplib.SMTP(HOST, self.port, local_hostname=self.domain, timeout=DEADLINE)
         with client:
-            client.ehlo()
-            all_options = [f"SIZE={len(message)}", *(["BODY=8BITMIME"] if not message.isascii() else []), *options]
-            if "SMTPUTF8" in all_options:
-                client.command_encoding = "utf-8"
-            self._expect(250, client.mail(sender, all_options))
-            for recipient in recipients:
-                self._expect(250, client.rcpt(recipient, rcpt_options))
-            words = self._expect(250, client.data(message.replace(b"\n", b"\r\n")))
+            words = talk(client, sender, recipients, message, options, rcpt_options)
         found = re.search(r"queued as (\w+)", words)
         if not found:
             raise RigError(f"{self.name}: no queue id in {words!r}")
@@ -209,6 +201,10 @@ class Postfix:
     def flush(self) -> None:
         """Try everything that is queued now."""
         self._sandbox.run(["postqueue", "-c", self.etc, "-f"])
+
+    def inbox_mails(self) -> list[bytes]:
+        """What came to the mailbox of its domain: bounces."""
+        return [path.read_bytes() for path in (self.inbox / "new").glob("*")]
 
     def log(self) -> str:
         """All it has logged."""
@@ -239,12 +235,6 @@ class Postfix:
             self._restart()
             found = self.wait_log(pattern, timeout)
         return found.group(2), found.group(1), found.group(3)
-
-    def _expect(self, code: int, answer: tuple[int, bytes]) -> str:
-        words = answer[1].decode(errors="replace")
-        if answer[0] != code:
-            raise RigError(f"{self.name} answered {answer[0]} {words}")
-        return words
 
 
 def _routed(table: str, route: Route) -> str:
