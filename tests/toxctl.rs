@@ -206,6 +206,7 @@ impl Backend for Fake {
             address: "bob@example.org".into(),
             peer: None,
             state: state.into(),
+            restored: state == "on_hold",
             attempts: 0,
             next_attempt: None,
             status: None,
@@ -226,10 +227,22 @@ impl Backend for Fake {
                 let waiting = QueueRecipient { attempts, next_attempt, status, text, ..recipient("deferred") };
                 vec![waiting, QueueRecipient { progress: Some(1024), ..recipient("sending") }]
             } else {
-                vec![recipient("queued")]
+                vec![recipient("queued"), recipient("on_hold")]
             },
         };
         Ok((first..self.mails).take(limit).map(mail).collect())
+    }
+    fn change_queue(&self, step: QueueStep, what: Selection) -> Result<Touched, Failure> {
+        self.note(format!("{step:?} {:?} {:?}", what.queue_id, what.account));
+        match what.queue_id.as_deref() {
+            Some("nothing") => Err(Failure::NotFound("no mail with the queue id nothing waits".into())),
+            Some(_) => Ok(Touched { recipients: 1, sending: 0 }),
+            None => Ok(Touched { recipients: 5, sending: 2 }),
+        }
+    }
+    fn rotate_nospam(&self, account: Option<&str>) -> Result<NewId, Failure> {
+        self.note(format!("rotate {account:?}"));
+        Ok(NewId { account: "alice".into(), tox_id: id(8).to_string(), before: id(7).to_string() })
     }
     fn flush(&self, what: Flush) -> Result<Flushed, Failure> {
         self.note(format!("flush {:?} {:?} {:?}", what.queue_id, what.account, what.contact));
@@ -470,16 +483,44 @@ fn queue() {
              bob@example.org  deferred, 3 attempts, next in 5m (4.4.1 no \"route\")\n    \
              bob@example.org  sending 1.0 KiB of 2.0 KiB\n\
          000001            -                 2.0 KiB   2h1m      1d <>\n    \
-             bob@example.org  queued\n\
+             bob@example.org  queued\n    \
+             bob@example.org  on hold, from a backup\n\
          -- 4.0 KiB in 2 mails.\n"
     );
     assert_eq!(full.good(&["queue", "flush", "000001", "--contact", "bob"]), "1 recipient due now\n");
     assert_eq!(full.asked(), "flush Some(\"000001\") None Some(\"bob\")");
     assert_eq!(full.json(&["queue", "flush"])["recipients"], 1);
+    full.asked();
+    assert_eq!(full.good(&["queue", "hold", "000001"]), "1 recipient put on hold\n");
+    assert_eq!(full.good(&["queue", "release", "ALL"]), "5 recipients released, 2 being sent and left as they are\n");
+    assert_eq!(full.json(&["queue", "delete", "ALL", "--account", "alice"])["sending"], 2);
+    assert_eq!(full.asked(), "Hold Some(\"000001\") None; Release None None; Delete None Some(\"alice\")");
+    assert_eq!(
+        told(&full.run(&["queue", "delete", "nothing"])),
+        (Some(1), "toxctl: no mail with the queue id nothing waits\n".into())
+    );
+    assert_eq!(told(&full.run(&["queue", "delete"])).0, Some(64), "all only by its name");
 
     let empty = agent(0);
     assert_eq!(empty.good(&["queue", "list"]), "the queue is empty\n");
     assert_eq!(empty.json(&["queue", "list"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_new_nospam_is_shown_with_what_follows_from_it() {
+    let agent = agent(0);
+    assert_eq!(
+        agent.good(&["nospam", "rotate", "--account", "alice"]),
+        format!(
+            "alice: the Tox ID is now {}\n\
+             contacts stay; friend requests to {} do not arrive any more\n\
+             change the records in the DNS: toxctl name record alice\n",
+            id(8),
+            id(7)
+        )
+    );
+    assert_eq!(agent.json(&["nospam", "rotate"])["tox_id"], id(8).to_string());
+    assert_eq!(agent.asked(), "rotate Some(\"alice\"); rotate None");
 }
 
 #[test]

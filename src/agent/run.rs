@@ -194,7 +194,7 @@ fn names(
         incoming: settings.incoming,
         refresh: i64::try_from(settings.refresh.as_millis()).unwrap_or(i64::MAX),
         contacts,
-        ids: ids.to_vec(),
+        ids: std::sync::Mutex::new(ids.to_vec()),
         state_dir: config.state_dir.clone(),
         runtime: runtime.handle().clone(),
         wake,
@@ -364,6 +364,7 @@ fn serve(
         names: names.clone(),
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
+        lifetime,
         started: Instant::now(),
     };
     let limits = lmtp::Limits {

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{DEFAULT_CONTROL_SOCKET, DEFAULT_PATH};
-use crate::control::api::{Accept, AcceptKey, Flush, NewContact, Refuse, Rename};
+use crate::control::api::{Accept, AcceptKey, Flush, NewContact, QueueStep, Refuse, Rename, Selection};
 use crate::control::client::{Client, ClientError};
 use crate::identity::tox_id::ToxId;
 
@@ -69,9 +69,12 @@ enum Command {
     /// Look at addresses in the DNS: those of others, and the own ones
     #[command(subcommand)]
     Name(NameCommand),
-    /// Look at waiting mail, or have it tried now
+    /// Look at waiting mail, have it tried now, put it on hold or delete it
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// The part of the Tox ID without which strangers cannot ask
+    #[command(subcommand)]
+    Nospam(NospamCommand),
     /// Check a configuration without the agent
     Check {
         /// The configuration file
@@ -195,6 +198,30 @@ enum QueueCommand {
         #[arg(long, value_name = "WHO")]
         contact: Option<String>,
     },
+    /// Put waiting mail on hold: it is not sent and does not expire
+    Hold {
+        /// The agent's or the MTA's queue id, or ALL
+        #[arg(value_name = "QUEUE-ID|ALL")]
+        queue_id: String,
+    },
+    /// Release mail that is on hold; it gets its whole lifetime again
+    Release {
+        /// The agent's or the MTA's queue id, or ALL
+        #[arg(value_name = "QUEUE-ID|ALL")]
+        queue_id: String,
+    },
+    /// Delete waiting mail; its sender is not told
+    Delete {
+        /// The agent's or the MTA's queue id, or ALL
+        #[arg(value_name = "QUEUE-ID|ALL")]
+        queue_id: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum NospamCommand {
+    /// Give an account a new Tox ID with the same key: contacts stay, friend requests to the old ID do not arrive
+    Rotate,
 }
 
 /// What `contact add` is given: a Tox ID, or an address that is none of `tox.alt`.
@@ -384,6 +411,13 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             })?;
             if cli.json { print(out, &flushed)? } else { show::flushed(out, flushed)? }
         }
+        Command::Queue(QueueCommand::Hold { queue_id }) => change(cli, &client, out, QueueStep::Hold, queue_id)?,
+        Command::Queue(QueueCommand::Release { queue_id }) => change(cli, &client, out, QueueStep::Release, queue_id)?,
+        Command::Queue(QueueCommand::Delete { queue_id }) => change(cli, &client, out, QueueStep::Delete, queue_id)?,
+        Command::Nospam(NospamCommand::Rotate) => {
+            let new = client.rotate_nospam(account)?;
+            if cli.json { print(out, &new)? } else { show::rotated(out, &new)? }
+        }
         // Handled without an agent.
         Command::Check { .. } => {}
     }
@@ -393,6 +427,13 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
 fn not_found(account: &str) -> Fail {
     let error = crate::control::api::ApiError { error: format!("there is no account `{account}`"), hint: None };
     Fail::Agent(ClientError::Refused { status: 404, error })
+}
+
+/// Changes the mail with this queue id, or all of it where that is `ALL`, as with postsuper(1).
+fn change(cli: &Cli, client: &Client, out: &mut dyn Write, step: QueueStep, queue_id: &str) -> Result<(), Fail> {
+    let queue_id = (queue_id != "ALL").then(|| queue_id.to_owned());
+    let touched = client.change_queue(step, &Selection { queue_id, account: cli.account.clone() })?;
+    Ok(if cli.json { print(out, &touched)? } else { show::touched(out, step, touched)? })
 }
 
 /// Shows the queue page by page, so that a long one needs no memory here.

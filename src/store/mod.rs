@@ -10,6 +10,7 @@
 mod bodies;
 mod contacts;
 mod dispatch;
+mod hold;
 mod names;
 mod outcome;
 mod queue;
@@ -23,6 +24,7 @@ mod tests;
 pub use bodies::{BodyFile, BodyWriter, EncodedBody};
 pub use contacts::{Answer, Contact, DECLINE_AGE, MAX_DECLINING, Request};
 pub use dispatch::Work;
+pub use hold::Touched;
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,

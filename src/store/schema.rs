@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this program writes (`PRAGMA user_version`).
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const MAILS: &str = "
 CREATE TABLE mail (
@@ -46,7 +46,7 @@ CREATE TABLE recipient (
     address TEXT NOT NULL,         -- forward-path as submitted
     wire_address TEXT NOT NULL,    -- forward-path that the peer is given
     bulk INTEGER NOT NULL,
-    state INTEGER NOT NULL,        -- 0 queued, 1 sending; what is final is not here any more
+    state INTEGER NOT NULL,        -- 0 queued, 1 sending, 2 on hold; what is final is not here any more
     attempts INTEGER NOT NULL,
     next_attempt INTEGER NOT NULL,
     status TEXT,                   -- of the last failed attempt
@@ -156,6 +156,16 @@ ALTER TABLE request ADD COLUMN claim TEXT;
 ALTER TABLE request ADD COLUMN verified INTEGER;
 ";
 
+/// From version 2, which could not be restored from a backup.
+const FROM_2: &str = "
+CREATE TABLE epoch (               -- restores from a backup
+    began INTEGER PRIMARY KEY,     -- seconds of the wall clock; row ids made since are above began << 31
+    made INTEGER NOT NULL,         -- when the backup was made, seconds of the wall clock
+    host TEXT NOT NULL             -- where it was made
+);
+ALTER TABLE recipient ADD COLUMN epoch INTEGER; -- the restore that brought it, NULL for what came from the MTA since
+";
+
 /// The database below the state directory.
 pub(super) fn database(state_dir: &Path) -> PathBuf {
     state_dir.join("queue.sqlite")
@@ -176,9 +186,10 @@ pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
         0 => {
-            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES].concat())?;
+            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2].concat())?;
         }
-        1 => upgrade(&connection, &(FROM_1.replace("@RECIPIENTS@", RECIPIENTS) + NAMES))?,
+        1 => upgrade(&connection, &[&FROM_1.replace("@RECIPIENTS@", RECIPIENTS), NAMES, FROM_2].concat())?,
+        2 => upgrade(&connection, FROM_2)?,
         VERSION => {}
         newer => bail!("{} is of version {newer}, this program knows {VERSION}: do not downgrade", path.display()),
     }

@@ -702,3 +702,97 @@ fn tables_of_version_1_are_brought_up_to_date_with_what_they_hold() {
     };
     Store::open(state.path(), policy, |_| {}).expect("again, as it is now");
 }
+
+#[test]
+fn tables_of_version_2_are_brought_up_to_date_with_what_they_hold() {
+    let state = tempfile::tempdir().expect("a folder");
+    let old = rusqlite::Connection::open(state.path().join("queue.sqlite")).expect("a database");
+    old.execute_batch(include_str!("../../tests/data/queue-2.sql")).expect("the tables of version 2");
+    drop(old);
+    drop(schema::open(state.path()).expect("brought up to date"));
+    let reader = Reader::open(state.path()).expect("a reader");
+    let queue = reader.queue(None, "", 10).expect("a list");
+    let shown: Vec<_> = queue.iter().map(|line| (line.address.as_str(), line.attempts, line.restored)).collect();
+    assert_eq!(shown, [("bob@tox.alt", 3, false), ("eve@example.net", 0, false)]);
+    let names: Vec<String> = reader.names(None).expect("read").into_iter().map(|name| name.address).collect();
+    assert_eq!(names, ["bob@example.net", "eve@example.net"]);
+    assert_eq!(reader.blocked(None).expect("read").len(), 1);
+    drop(schema::open(state.path()).expect("again, as it is now"));
+}
+
+#[test]
+fn mail_on_hold_is_neither_sent_nor_expires_and_gets_a_whole_lifetime_when_released() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    world.enqueue(Some("M2"), b"two", &["bob@tox.alt"]);
+    let touched = |recipients, sending| Touched { recipients, sending };
+    assert_eq!(world.store.hold(Some("M1".into()), None), Ok(touched(1, 0)));
+    assert_eq!(world.store.hold(Some("M1".into()), None), Ok(touched(0, 0)), "once is enough");
+    assert_eq!(world.store.hold(None, Some("eve".into())), Ok(touched(0, 0)), "another account's");
+    world.store.link_up("alice", PEER, 1, 8, 8);
+    let work = world.work().transfers;
+    assert_eq!(work.len(), 1, "only the other one is sent");
+    assert_eq!(world.store.hold(Some("Q2".into()), None), Ok(touched(0, 1)), "it is on its way");
+    world.store.outcome(PEER, work[0].id, 0, Outcome::Stored { duplicate: false });
+    world.settled();
+
+    world.now.fetch_add(20_000_000, Ordering::Relaxed);
+    // Any job lets the writer look for what has expired, or is late.
+    assert_eq!(world.store.hold(Some("no such mail".into()), None), Ok(touched(0, 0)));
+    assert_eq!(world.store.hold(Some("no such mail".into()), None), Ok(touched(0, 0)));
+    assert_eq!(world.reader().notices().expect("read"), [], "neither delayed nor failed");
+    let waiting = world.reader().queue(None, "", 10).expect("read");
+    assert_eq!(waiting.iter().map(|line| (line.on_hold, line.expires)).collect::<Vec<_>>(), [(true, 11_000_000)]);
+
+    assert_eq!(world.store.release(None, None, 5_000), Ok(touched(1, 0)));
+    assert_eq!(world.work().transfers.len(), 1, "sent at once");
+    let waiting = world.reader().queue(None, "", 10).expect("read");
+    assert_eq!(waiting.iter().map(|line| (line.sending, line.expires)).collect::<Vec<_>>(), [(true, 21_005_000)]);
+}
+
+#[test]
+fn what_waits_for_a_name_and_is_on_hold_is_looked_up_when_released() {
+    let mut world = World::new();
+    world.enqueue(None, b"one", &["eve@example.net"]);
+    assert_eq!(world.store.hold(None, None), Ok(Touched { recipients: 1, sending: 0 }));
+    let nothing = Finding::Nothing { proved: true, text: "there is no eve@example.net".into() };
+    let verdict = world.store.settle(settled("eve@example.net"), nothing, trust::Policy::default());
+    assert!(matches!(verdict, Ok(Verdict::Refuse(_))), "{verdict:?}");
+    assert_eq!(world.reader().queue(None, "", 10).expect("read").len(), 1, "on hold, it is not returned");
+    assert_eq!(world.reader().names(None).expect("read"), [], "the name is given up");
+    world.now.fetch_add(1_000, Ordering::Relaxed);
+    world.store.release(None, None, 5_000).expect("released");
+    assert_eq!(
+        world.reader().due_names(1_001_000, i64::MAX).expect("read"),
+        [("alice".to_owned(), "eve@example.net".to_owned())]
+    );
+}
+
+#[test]
+fn deleted_mail_is_gone_with_its_body_and_nobody_is_told() {
+    let mut world = World::new();
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let noise: Vec<u8> = (0..200_000).map(|_| next()).collect();
+    world.enqueue(Some("M1"), &noise, &["bob@tox.alt", "eve@example.net"]);
+    world.enqueue(Some("M2"), b"two", &["bob@tox.alt"]);
+    let bodies = |world: &World| std::fs::read_dir(world.state.path().join("bodies")).expect("a folder").count();
+    assert_eq!(bodies(&world), 1);
+    world.store.hold(Some("Q1".into()), None).expect("on hold");
+    assert_eq!(world.store.delete(Some("Q1".into()), None), Ok(Touched { recipients: 2, sending: 0 }));
+    // After a second job the first one's files are gone for certain.
+    assert_eq!(world.store.delete(Some("Q1".into()), None), Ok(Touched { recipients: 0, sending: 0 }));
+    assert_eq!(bodies(&world), 0);
+    let left = world.reader().queue(None, "", 10).expect("read");
+    assert_eq!(left.iter().map(|line| line.queue_id.as_str()).collect::<Vec<_>>(), ["Q2"]);
+    assert_eq!(world.reader().notices().expect("read"), []);
+    assert_eq!(
+        world.enqueue(Some("M1"), &noise, &["bob@tox.alt", "eve@example.net"]),
+        ["Q1", "Q1"],
+        "known to the MTA"
+    );
+    assert_eq!(world.reader().queue(None, "", 10).expect("read").len(), 1, "and not queued again");
+}
