@@ -369,7 +369,7 @@ impl Worker {
         let write_failed = |error: io::Error| Failure::Mailbox(self.mailbox_refusal(mailbox, &error));
         let (maildir, mut staged) = self.create(&mailbox.maildir, &file).map_err(write_failed)?;
         // The size is known only now that a small transfer may unpack to a large mail.
-        let free = super::run::free_space(&mailbox.maildir).map_err(write_failed)?;
+        let free = crate::store::free_space(&mailbox.maildir).map_err(write_failed)?;
         if free < delivery.size.saturating_add(self.min_free) {
             return Err(write_failed(io::ErrorKind::StorageFull.into()));
         }

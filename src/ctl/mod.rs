@@ -1,9 +1,11 @@
 //! `toxctl`: the command line, and what it shows.
 //!
 //! Owns the command line's words, the text shown to people and the exit statuses. Uses [`crate::control`] to talk to
-//! the agent, [`crate::config`] for `check`, and [`crate::identity`] for Tox IDs. All output goes through the writers
+//! the agent, [`crate::config`] for `check`, [`crate::backup`] and [`crate::store::backup`] for backups, and
+//! [`crate::identity`] for Tox IDs. All output goes through the writers
 //! given.
 
+mod backup;
 mod check;
 mod names;
 mod show;
@@ -75,6 +77,10 @@ enum Command {
     /// The part of the Tox ID without which strangers cannot ask
     #[command(subcommand)]
     Nospam(NospamCommand),
+    /// Write identities, contacts, pinned keys, queue and configuration into one encrypted file
+    Backup(backup::BackupArgs),
+    /// Restore what `toxctl backup` wrote; the agent must not run
+    Restore(backup::RestoreArgs),
     /// Check a configuration without the agent
     Check {
         /// The configuration file
@@ -249,6 +255,8 @@ enum Fail {
     Agent(ClientError),
     /// The agent's runtime could not be made.
     System(io::Error),
+    /// A backup could not be made or restored.
+    Backup(anyhow::Error),
 }
 
 impl From<io::Error> for Fail {
@@ -279,6 +287,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     let mut out = BufWriter::new(out);
     let done = match &cli.command {
         Command::Check { config } => check::check(config, &cli.socket, cli.json, &mut out, err).map_err(Fail::from),
+        Command::Backup(args) => backup::backup(args, cli.json, &mut out, err).map(|()| EX_OK).map_err(Fail::Backup),
+        Command::Restore(args) => backup::restore(args, cli.json, &mut out, err).map(|()| EX_OK).map_err(Fail::Backup),
         _ => manage(&cli, &mut out).map(|()| EX_OK),
     };
     let done = match done {
@@ -294,6 +304,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
         Err(Fail::No) => return EX_REFUSED,
         Err(Fail::Usage(text)) => (EX_USAGE, text),
         Err(Fail::Output(error)) => (EX_IOERR, format!("cannot write: {error}")),
+        Err(Fail::Backup(error)) => (EX_REFUSED, format!("{error:#}")),
         Err(Fail::System(error)) => (EX_UNAVAILABLE, error.to_string()),
         Err(Fail::Agent(error @ ClientError::Refused { .. })) => (EX_REFUSED, error.to_string()),
         Err(Fail::Agent(error)) => (EX_UNAVAILABLE, error.to_string()),
@@ -419,7 +430,7 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             if cli.json { print(out, &new)? } else { show::rotated(out, &new)? }
         }
         // Handled without an agent.
-        Command::Check { .. } => {}
+        Command::Check { .. } | Command::Backup(_) | Command::Restore(_) => {}
     }
     Ok(())
 }

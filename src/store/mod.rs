@@ -7,6 +7,7 @@
 //!
 //! Uses [`crate::engine::transfer`] for the types of a transfer, [`crate::engine::trust`] for what a look-up means, [`crate::mail`] and [`crate::identity`].
 
+pub mod backup;
 mod bodies;
 mod contacts;
 mod dispatch;
@@ -21,7 +22,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use bodies::{BodyFile, BodyWriter, EncodedBody};
+pub use bodies::{BodyFile, BodyWriter, EncodedBody, free_space};
 pub use contacts::{Answer, Contact, DECLINE_AGE, MAX_DECLINING, Request};
 pub use dispatch::Work;
 pub use hold::Touched;
