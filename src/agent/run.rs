@@ -68,6 +68,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     telemetry::log::init(config.log.level, config.log.syslog, config.log.stderr, "tox-agent");
+    let found = config::permissions(&config, &arguments.config);
+    found.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if !found.problems.is_empty() {
+        found.problems.iter().for_each(|problem| log::error!("{problem}"));
+        telemetry::log::flush();
+        return ExitCode::from(EX_CONFIG);
+    }
     let result = run(&config, &arguments.config);
     if let Err(error) = &result {
         log::error!("{error:#}");

@@ -1,16 +1,17 @@
 //! The state folder as a backup sees it: its lock, and how a restored state comes into its place so that a crash at any
 //! moment leaves the old state or the new one.
 //!
-//! A restore is written into `restoring/` below the state folder. When all of it is on disk, the file `complete` in there
-//! says so: from then on the restore happens, if need be by [`recover`] at the next start. What was there before moves to
-//! `replaced-SECONDS/`, then `complete` becomes `moved`, then what was restored moves to where it belongs.
+//! A restore is written into `restoring/` below the state folder. When all of it is on disk, the file `complete` in
+//! there says so: from then on the restore happens, if need be by [`recover`] at the next start. What was there before
+//! moves to `replaced-SECONDS/`, then `complete` becomes `moved`, then what was restored moves to where it belongs.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Gid, Uid, geteuid, getgid, getuid, setegid, seteuid};
 
 use super::manifest::Part;
 
@@ -33,11 +34,6 @@ const RESTORED: [&str; 3] = ["identities", "bodies", "queue.sqlite"];
 /// The lock's file cannot be made or locked.
 pub fn lock(state_dir: &Path) -> io::Result<Option<Flock<File>>> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(state_dir.join("lock"))?;
-    let (own, of) = (file.metadata()?, fs::metadata(state_dir)?);
-    // Made by root, it must not shut out the agent.
-    if own.uid() != of.uid() {
-        fchown(&file, Some(of.uid()), Some(of.gid()))?;
-    }
     take(file)
 }
 
@@ -49,14 +45,41 @@ fn take(file: File) -> io::Result<Option<Flock<File>>> {
     }
 }
 
-/// Makes a folder of mode 0700 that belongs to whom the folder around it belongs to.
-fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(path)?;
-    let around = fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
-    if fs::metadata(path)?.uid() != around.uid() {
-        lchown(path, Some(around.uid()), Some(around.gid()))?;
+/// Root acts as the user whom the state folder belongs to, until this is dropped. What it makes there is that user's from
+/// the first moment on, and links that lie there lead it nowhere that he may not go. Others are who they are.
+pub struct AsOwner(bool);
+
+impl AsOwner {
+    /// Becomes the owner of `state_dir`. For the whole process: no other thread must rely on being root.
+    ///
+    /// # Errors
+    /// The folder cannot be looked at, or the system refuses.
+    pub fn of(state_dir: &Path) -> io::Result<Self> {
+        let owner = fs::metadata(state_dir)?;
+        let changes = geteuid().is_root() && owner.uid() != 0;
+        if changes {
+            setegid(Gid::from_raw(owner.gid()))?;
+            // From here on dropping it undoes what was done.
+            let guard = Self(true);
+            seteuid(Uid::from_raw(owner.uid()))?;
+            return Ok(guard);
+        }
+        Ok(Self(false))
     }
-    Ok(())
+}
+
+impl Drop for AsOwner {
+    fn drop(&mut self) {
+        // The real ids are still root's, so that nothing stands against it.
+        if self.0 && seteuid(getuid()).and_then(|()| setegid(getgid())).is_err() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Makes a folder of mode 0700.
+fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
@@ -205,22 +228,18 @@ impl Restoring {
         &self.path
     }
 
-    /// A new file of mode 0600 for a part, which belongs to whom the state folder belongs to.
+    /// A new file of mode 0600 for a part.
     ///
     /// # Errors
     /// The disk does not take it.
     pub fn create(&self, part: &Part) -> io::Result<File> {
         let path = self.path.join(part.name());
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let of = fs::metadata(&self.path)?;
-        if file.metadata()?.uid() != of.uid() {
-            fchown(&file, Some(of.uid()), Some(of.gid()))?;
-        }
-        Ok(file)
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
     }
 
-    /// Puts what was restored, whose files are on disk, into its place. What was there before moves to `replaced-SECONDS`
-    /// with these `seconds`, or the next that are free, whose path is returned. After an error it may still happen, at the next start.
+    /// Puts what was restored, whose files are on disk, into its place. What was there before moves to
+    /// `replaced-SECONDS` with these `seconds`, or the next that are free, whose path is returned. After an error it
+    /// may still happen, at the next start.
     ///
     /// # Errors
     /// The disk does not take it.
@@ -406,7 +425,8 @@ mod tests {
 
     #[test]
     fn a_restore_interrupted_at_any_later_step_is_finished() {
-        // The state after each rename of `put_in_place`: the first `moves` old names are away, `placed` new ones are there.
+        // The state after each rename of `put_in_place`: the first `moves` old names are away, `placed` new ones are
+        // there.
         for moves in 0..=STATE.len() {
             for placed in 0..=if moves == STATE.len() { RESTORED.len() } else { 0 } {
                 let folder = tempfile::tempdir().expect("a folder");

@@ -1,6 +1,6 @@
 //! `toxctl backup` and `toxctl restore`: the state of an agent in one encrypted file, and back. They work on the state
-//! folder itself, as root or as the agent's user: a backup holds secret keys, which whoever may use the control socket is
-//! not thereby given. A backup can be made while the agent runs; a restore needs it stopped.
+//! folder itself, as root or as the agent's user: a backup holds secret keys, which are not for everybody who may use
+//! the control socket. A backup can be made while the agent runs; a restore needs it stopped.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::show;
 use crate::backup::archive::{self, Visit, Writer};
 use crate::backup::manifest::{Counts, FORMAT, MAX_CONFIG, Manifest, Part};
-use crate::backup::place::{self, Gathering, NewFile, Recovered, Restoring};
+use crate::backup::place::{self, AsOwner, Gathering, NewFile, Recovered, Restoring};
 use crate::config::{self, Config, DEFAULT_PATH, Passphrase};
 use crate::store::backup::{self as snapshot, Mark, Verify};
 use crate::store::free_space;
@@ -99,12 +99,10 @@ fn identities(state_dir: &Path) -> anyhow::Result<Vec<(Part, Zeroizing<Vec<u8>>)
     Ok(found)
 }
 
-fn needs_room(folder: &Path, octets: u64) -> anyhow::Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let free = free_space(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+fn needs_room(path: &Path, free: u64, octets: u64) -> anyhow::Result<()> {
     let need = octets.saturating_add(octets / 256).saturating_add(MARGIN);
     if free < need {
-        bail!("no room in {}: {need} octets needed, {free} free", folder.display());
+        bail!("no room for {}: {need} octets needed, {free} free", path.display());
     }
     Ok(())
 }
@@ -117,9 +115,13 @@ pub(super) fn backup(args: &BackupArgs, json: bool, out: &mut dyn Write, err: &m
         bail!("there is nothing to back up in {}", state_dir.display());
     }
     let secret = passphrase(args.passphrase_file.as_deref(), true)?;
+    let text = fs::read(&args.config).with_context(|| format!("cannot read {}", args.config.display()))?;
+    let cannot = || format!("cannot write {}", args.file.display());
+    let new = NewFile::create(&args.file).with_context(cannot)?;
+    let owner =
+        AsOwner::of(state_dir).with_context(|| format!("cannot act as the owner of {}", state_dir.display()))?;
     let gathering = Gathering::begin(state_dir).with_context(|| format!("cannot write in {}", state_dir.display()))?;
     let Some(gathering) = gathering else { bail!("another backup of {} is being made", state_dir.display()) };
-    let text = fs::read(&args.config).with_context(|| format!("cannot read {}", args.config.display()))?;
     // The identities first: a contact that is new since is in the database, which is where contacts are read from.
     let identities = identities(state_dir)?;
     let contents = snapshot::copy(state_dir, gathering.path())?;
@@ -148,9 +150,10 @@ pub(super) fn backup(args: &BackupArgs, json: bool, out: &mut dyn Write, err: &m
             + size
             + contents.bodies.iter().map(|(_, size)| size).sum::<u64>(),
     };
-    let cannot = || format!("cannot write {}", args.file.display());
-    needs_room(args.file.parent().unwrap_or(Path::new(".")), manifest.octets + 1024 * manifest.files)?;
-    let new = NewFile::create(&args.file).with_context(cannot)?;
+    // By the open file: the owner of the state may not be let into its folder.
+    let disk = nix::sys::statvfs::fstatvfs(new.file()?).map_err(io::Error::from).with_context(cannot)?;
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    needs_room(&args.file, free, manifest.octets + 1024 * manifest.files)?;
     let sink = io::BufWriter::with_capacity(128 * 1024, new.file()?);
     let mut writer = Writer::new(sink, secret, &manifest).with_context(cannot)?;
     writer.add(&Part::Config, text.len() as u64, &mut &text[..]).with_context(cannot)?;
@@ -164,8 +167,9 @@ pub(super) fn backup(args: &BackupArgs, json: bool, out: &mut dyn Write, err: &m
         writer.add(&Part::Body(name.clone()), *size, &mut file).with_context(cannot)?;
     }
     writer.finish().and_then(|mut sink| sink.flush()).with_context(cannot)?;
-    new.finish().with_context(cannot)?;
     drop(gathering);
+    drop(owner);
+    new.finish().with_context(cannot)?;
 
     let warnings = backup_warnings(&config, &manifest);
     tell(&manifest, &args.file, "written", json, &warnings, json!({}), out, err)?;
@@ -268,6 +272,7 @@ pub(super) fn restore(args: &RestoreArgs, json: bool, out: &mut dyn Write, err: 
     }
     let file = open()?;
     let secret = passphrase(args.passphrase_file.as_deref(), false)?;
+    let owner = AsOwner::of(state_dir).with_context(|| format!("cannot act as the owner of {shown}"))?;
     let Some(lock) = place::lock(state_dir).with_context(|| format!("cannot lock {shown}"))? else {
         bail!("tox-agent works in {shown}: stop it first");
     };
@@ -291,6 +296,7 @@ pub(super) fn restore(args: &RestoreArgs, json: bool, out: &mut dyn Write, err: 
         .commit(now)
         .with_context(|| format!("{shown} could not be put in order; the next start of tox-agent tries again"))?;
     drop(lock);
+    drop(owner);
 
     let warnings = restore_warnings(&config, &manifest);
     let more = json!({ "epoch": marked.epoch, "on_hold": marked.on_hold, "replaced": replaced });
@@ -372,7 +378,9 @@ struct Restore<'a> {
 
 impl Visit for Restore<'_> {
     fn begin(&mut self, manifest: &Manifest) -> anyhow::Result<()> {
-        needs_room(self.state_dir, manifest.octets)
+        let free =
+            free_space(self.state_dir).with_context(|| format!("cannot look at {}", self.state_dir.display()))?;
+        needs_room(self.state_dir, free, manifest.octets)
     }
 
     fn part(&mut self, part: Part, _: u64, from: &mut dyn Read) -> anyhow::Result<bool> {

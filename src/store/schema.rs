@@ -171,10 +171,22 @@ pub(super) fn database(state_dir: &Path) -> PathBuf {
     state_dir.join("queue.sqlite")
 }
 
+/// Makes the database's file if there is none, and takes from others what SQLite's own way of making it would give them;
+/// the files beside it get the same mode.
+fn private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
 /// Opens the database for writing and brings its tables up to date.
 pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     use anyhow::{Context as _, bail};
     let path = database(state_dir);
+    private(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let connection = Connection::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     connection.busy_timeout(Duration::from_secs(10))?;
     // FULL syncs the write-ahead log at each commit: what was committed survives a power cut.
