@@ -73,6 +73,15 @@ impl<W: Write> Writer<W> {
     }
 }
 
+/// Says of an error in reading what it means to whoever restores.
+struct Damaged<R>(R);
+
+impl<R: Read> Read for Damaged<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| io::Error::new(error.kind(), format!("{DAMAGED}: {error}")))
+    }
+}
+
 struct Counted<R> {
     inner: R,
     count: u64,
@@ -141,7 +150,11 @@ pub fn read(input: impl Read, passphrase: SecretString, visit: &mut dyn Visit) -
 /// Said of every error in reading: what the archive holds is authenticated, so it was not written like that.
 const DAMAGED: &str = "the backup is damaged or cut off";
 
-fn read_plain(plain: impl Read, visit: &mut dyn Visit) -> anyhow::Result<Manifest> {
+/// Reads what was encrypted: as [`read`], of an archive in the clear.
+///
+/// # Errors
+/// As of [`read`], but for the passphrase.
+pub fn read_plain(plain: impl Read, visit: &mut dyn Visit) -> anyhow::Result<Manifest> {
     let mut archive = tar::Archive::new(plain);
     let mut manifest: Option<Manifest> = None;
     let (mut files, mut octets) = (0u64, 0u64);
@@ -180,12 +193,12 @@ fn read_plain(plain: impl Read, visit: &mut dyn Visit) -> anyhow::Result<Manifes
         if files > manifest.files || octets > manifest.octets {
             bail!("the backup holds more than it says");
         }
-        let mut counted = Counted { inner: &mut entry, count: 0 };
+        let mut counted = Counted { inner: Damaged(&mut entry), count: 0 };
         let goes_on = visit.part(part, size, &mut counted)?;
         if !goes_on {
             return Ok(manifest.clone());
         }
-        io::copy(&mut counted, &mut io::sink()).context(DAMAGED)?;
+        io::copy(&mut counted, &mut io::sink())?;
         if counted.count != size {
             bail!(DAMAGED);
         }

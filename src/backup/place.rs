@@ -45,8 +45,8 @@ fn take(file: File) -> io::Result<Option<Flock<File>>> {
     }
 }
 
-/// Root acts as the user whom the state folder belongs to, until this is dropped. What it makes there is that user's from
-/// the first moment on, and links that lie there lead it nowhere that he may not go. Others are who they are.
+/// Root acts as the user whom the state folder belongs to, until this is dropped. What it makes there is that user's
+/// from the first moment on, and links that lie there lead it nowhere that he may not go. Others are who they are.
 pub struct AsOwner(bool);
 
 impl AsOwner {
@@ -109,6 +109,11 @@ fn holds_something(path: &Path) -> io::Result<bool> {
 /// It cannot be read.
 pub fn is_occupied(state_dir: &Path) -> io::Result<bool> {
     RESTORED.iter().try_fold(false, |found, name| Ok(found || holds_something(&state_dir.join(name))?))
+}
+
+/// Whether a restore is being made, or was interrupted: what lies in the state folder may be neither state then.
+pub fn is_restoring(state_dir: &Path) -> bool {
+    state_dir.join(RESTORING).exists()
 }
 
 /// A folder below the state folder in which a backup is gathered; it goes when this is dropped.
@@ -418,6 +423,7 @@ mod tests {
         drop(restored(state));
         assert!(!state.join(RESTORING).exists(), "given up");
         std::mem::forget(restored(state));
+        assert!(is_restoring(state));
         assert_eq!(recover(state).expect("undone"), Recovered::Undone);
         assert!(!state.join(RESTORING).exists());
         assert_eq!(fs::read_to_string(state.join("identities/alice.tox")).expect("there"), "old");

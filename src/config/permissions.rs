@@ -78,7 +78,8 @@ mod tests {
             fs::create_dir(at(name)).expect("made");
         }
         let text = format!(
-            "state_dir = {:?}\n[lmtp]\nsocket = {:?}\n[control]\nsocket = {:?}\n[[account]]\nname = \"alice\"\nmaildir = {:?}\n",
+            "state_dir = {:?}\n[lmtp]\nsocket = {:?}\n[control]\nsocket = {:?}\n\
+             [[account]]\nname = \"alice\"\nmaildir = {:?}\n",
             at("state"),
             at("run/lmtp.sock"),
             at("run/control.sock"),

@@ -121,6 +121,9 @@ pub(super) fn backup(args: &BackupArgs, json: bool, out: &mut dyn Write, err: &m
     let owner =
         AsOwner::of(state_dir).with_context(|| format!("cannot act as the owner of {}", state_dir.display()))?;
     let gathering = Gathering::begin(state_dir).with_context(|| format!("cannot write in {}", state_dir.display()))?;
+    if place::is_restoring(state_dir) {
+        bail!("a restore into {} is not finished: start tox-agent, which finishes it", state_dir.display());
+    }
     let Some(gathering) = gathering else { bail!("another backup of {} is being made", state_dir.display()) };
     // The identities first: a contact that is new since is in the database, which is where contacts are read from.
     let identities = identities(state_dir)?;
@@ -184,7 +187,8 @@ fn backup_warnings(config: &Config, manifest: &Manifest) -> Vec<String> {
         } else if let Some(file) = &account.passphrase_file {
             let file = file.display();
             warnings.push(format!(
-                "the identity of `{}` is encrypted, and its passphrase is not in the backup: keep a copy of {file} elsewhere",
+                "the identity of `{}` is encrypted, and its passphrase is not in the backup: \
+                 keep a copy of {file} elsewhere",
                 account.name
             ));
         }
@@ -388,7 +392,7 @@ impl Visit for Restore<'_> {
         if part != Part::Config {
             let cannot = || format!("cannot write {} below {}", part.name(), self.state_dir.display());
             let mut file = self.restoring.create(&part).with_context(cannot)?;
-            io::copy(from, &mut file).with_context(cannot)?;
+            io::copy(from, &mut file).with_context(|| part.name())?;
             file.sync_all().with_context(cannot)?;
         }
         Ok(true)
