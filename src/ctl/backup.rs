@@ -398,3 +398,17 @@ impl Visit for Restore<'_> {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_asked_for_with_something_to_spare() {
+        let asked = |free, octets| needs_room(Path::new("/x"), free, octets).map_err(|error| error.to_string());
+        assert_eq!(asked(3 * MARGIN, MARGIN), Ok(()));
+        let error = asked(2 * MARGIN, 2 * MARGIN).expect_err("too little");
+        assert!(error.starts_with("no room for /x: ") && error.contains(&format!("{} free", 2 * MARGIN)), "{error}");
+        assert!(asked(u64::MAX - 1, u64::MAX).is_err(), "no overflow");
+    }
+}
