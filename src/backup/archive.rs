@@ -273,7 +273,7 @@ mod tests {
         let (parts, mut found) = (parts(), Collect::default());
         let octets = written(&manifest(&parts), &parts);
         assert!(octets.starts_with(b"age-encryption.org/v1\n-> scrypt "));
-        assert!(!octets.windows(16).any(|window| window == &[7; 16]), "nothing is in the clear");
+        assert!(!octets.windows(16).any(|window| window == [7; 16]), "nothing is in the clear");
         assert_eq!(read(&octets[..], secret("hush"), &mut found).expect("read"), manifest(&parts));
         assert_eq!(found.0, parts);
         let mut nothing = Collect::default();

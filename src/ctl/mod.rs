@@ -444,7 +444,12 @@ fn not_found(account: &str) -> Fail {
 fn change(cli: &Cli, client: &Client, out: &mut dyn Write, step: QueueStep, queue_id: &str) -> Result<(), Fail> {
     let queue_id = (queue_id != "ALL").then(|| queue_id.to_owned());
     let touched = client.change_queue(step, &Selection { queue_id, account: cli.account.clone() })?;
-    Ok(if cli.json { print(out, &touched)? } else { show::touched(out, step, touched)? })
+    if cli.json {
+        print(out, &touched)?
+    } else {
+        show::touched(out, step, touched)?
+    }
+    Ok(())
 }
 
 /// Shows the queue page by page, so that a long one needs no memory here.
