@@ -892,7 +892,7 @@ fn restored_mail_keeps_its_mail_id_and_its_lifetime_begins_anew() {
         retry_min: 60_000,
         retry_max: 3_600_000,
         delay_notice: 600_000,
-        notice: Box::new(|report| Some(format!("{:?} {}", report.action, report.refusal).into_bytes())),
+        notice: Box::new(|report| Some(format!("{} {}", report.status, report.text).into_bytes())),
     };
     let (store, thread) = Store::open(folder.path(), policy, |_| {}).expect("a store");
     for _ in 0..2 {
