@@ -736,7 +736,7 @@ fn mail_on_hold_is_neither_sent_nor_expires_and_gets_a_whole_lifetime_when_relea
     let work = world.work().transfers;
     assert_eq!(work.len(), 1, "only the other one is sent");
     assert_eq!(world.store.hold(Some("Q2".into()), None), Ok(touched(0, 1)), "it is on its way");
-    world.store.outcome(PEER, work[0].id, 0, Outcome::Stored { duplicate: false });
+    world.store.outcome(PEER, work[0].id, 0, Outcome::Stored { duplicate: false, relayed: false });
     world.settled();
 
     world.now.fetch_add(20_000_000, Ordering::Relaxed);
