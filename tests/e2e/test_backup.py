@@ -10,6 +10,7 @@ import pwd
 import select
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -325,7 +326,12 @@ class FileTest(BackupCase):
         deadline = time.monotonic() + 60
         try:
             while time.monotonic() < deadline:
-                if not select.select([terminal], [], [], 1)[0]:
+                # A prompt ends with a colon and a space, and no line; what is typed before the echo is off is shown.
+                echo = termios.tcgetattr(terminal)[3] & termios.ECHO
+                if left and shown[asked:].endswith(b": ") and not echo:
+                    asked = len(shown)
+                    os.write(terminal, left.pop(0).encode() + b"\n")
+                if not select.select([terminal], [], [], 0.05)[0]:
                     continue
                 try:
                     octets = os.read(terminal, 4096)
@@ -334,10 +340,6 @@ class FileTest(BackupCase):
                 if not octets:
                     break
                 shown += octets
-                # A prompt ends with a colon and a space, and no line.
-                if left and shown[asked:].endswith(b": "):
-                    asked = len(shown)
-                    os.write(terminal, left.pop(0).encode() + b"\n")
             else:
                 os.kill(child, signal.SIGKILL)
                 raise RigError(f"no end of {command[0]}: {shown!r}")
