@@ -5,6 +5,7 @@
 //! `tests/architecture.rs` enforces it.
 
 pub mod agent;
+pub mod backup;
 pub mod config;
 pub mod control;
 pub mod ctl;

@@ -23,13 +23,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lmtp", &["mail", "socket"]),
     ("control", &["socket"]),
     ("config", &["engine::trust", "mail", "identity", "smtp::Destination"]),
+    ("backup", &[]),
     ("agent", AGENT),
-    ("ctl", &["config", "control", "engine::trust", "identity"]),
+    ("ctl", &["backup", "config", "control", "engine::trust", "identity", "store::backup", "store::free_space"]),
     ("transport", &[]),
 ];
 
 /// The wiring may use everything but the two other programs.
 const AGENT: &[&str] = &[
+    "backup",
     "config",
     "control",
     "dns",

@@ -1,6 +1,7 @@
 //! Runs the built toxctl against the control server with an agent that is made up.
 
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -206,6 +207,7 @@ impl Backend for Fake {
             address: "bob@example.org".into(),
             peer: None,
             state: state.into(),
+            restored: state == "on_hold",
             attempts: 0,
             next_attempt: None,
             status: None,
@@ -226,10 +228,22 @@ impl Backend for Fake {
                 let waiting = QueueRecipient { attempts, next_attempt, status, text, ..recipient("deferred") };
                 vec![waiting, QueueRecipient { progress: Some(1024), ..recipient("sending") }]
             } else {
-                vec![recipient("queued")]
+                vec![recipient("queued"), recipient("on_hold")]
             },
         };
         Ok((first..self.mails).take(limit).map(mail).collect())
+    }
+    fn change_queue(&self, step: QueueStep, what: Selection) -> Result<Touched, Failure> {
+        self.note(format!("{step:?} {:?} {:?}", what.queue_id, what.account));
+        match what.queue_id.as_deref() {
+            Some("nothing") => Err(Failure::NotFound("no mail with the queue id nothing waits".into())),
+            Some(_) => Ok(Touched { recipients: 1, sending: 0 }),
+            None => Ok(Touched { recipients: 5, sending: 2 }),
+        }
+    }
+    fn rotate_nospam(&self, account: Option<&str>) -> Result<NewId, Failure> {
+        self.note(format!("rotate {account:?}"));
+        Ok(NewId { account: "alice".into(), tox_id: id(8).to_string(), before: id(7).to_string() })
     }
     fn flush(&self, what: Flush) -> Result<Flushed, Failure> {
         self.note(format!("flush {:?} {:?} {:?}", what.queue_id, what.account, what.contact));
@@ -470,16 +484,44 @@ fn queue() {
              bob@example.org  deferred, 3 attempts, next in 5m (4.4.1 no \"route\")\n    \
              bob@example.org  sending 1.0 KiB of 2.0 KiB\n\
          000001            -                 2.0 KiB   2h1m      1d <>\n    \
-             bob@example.org  queued\n\
+             bob@example.org  queued\n    \
+             bob@example.org  on hold, from a backup\n\
          -- 4.0 KiB in 2 mails.\n"
     );
     assert_eq!(full.good(&["queue", "flush", "000001", "--contact", "bob"]), "1 recipient due now\n");
     assert_eq!(full.asked(), "flush Some(\"000001\") None Some(\"bob\")");
     assert_eq!(full.json(&["queue", "flush"])["recipients"], 1);
+    full.asked();
+    assert_eq!(full.good(&["queue", "hold", "000001"]), "1 recipient put on hold\n");
+    assert_eq!(full.good(&["queue", "release", "ALL"]), "5 recipients released, 2 being sent and left as they are\n");
+    assert_eq!(full.json(&["queue", "delete", "ALL", "--account", "alice"])["sending"], 2);
+    assert_eq!(full.asked(), "Hold Some(\"000001\") None; Release None None; Delete None Some(\"alice\")");
+    assert_eq!(
+        told(&full.run(&["queue", "delete", "nothing"])),
+        (Some(1), "toxctl: no mail with the queue id nothing waits\n".into())
+    );
+    assert_eq!(told(&full.run(&["queue", "delete"])).0, Some(64), "all only by its name");
 
     let empty = agent(0);
     assert_eq!(empty.good(&["queue", "list"]), "the queue is empty\n");
     assert_eq!(empty.json(&["queue", "list"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_new_nospam_is_shown_with_what_follows_from_it() {
+    let agent = agent(0);
+    assert_eq!(
+        agent.good(&["nospam", "rotate", "--account", "alice"]),
+        format!(
+            "alice: the Tox ID is now {}\n\
+             contacts stay; friend requests to {} do not arrive any more\n\
+             change the records in the DNS: toxctl name record alice\n",
+            id(8),
+            id(7)
+        )
+    );
+    assert_eq!(agent.json(&["nospam", "rotate"])["tox_id"], id(8).to_string());
+    assert_eq!(agent.asked(), "rotate Some(\"alice\"); rotate None");
 }
 
 #[test]
@@ -535,8 +577,9 @@ fn check() {
     let file = folder.join("c.toml");
     let path = file.to_str().expect("UTF-8");
     let show = folder.display();
+    std::fs::DirBuilder::new().mode(0o700).create(folder.join("state")).expect("made");
     let good = format!(
-        "state_dir = '{show}'\nhostname = 'h.example'\n[lmtp]\nsocket = '{show}/l'\n[control]\nsocket = '{show}/c'\n\
+        "state_dir = '{show}/state'\nhostname = 'h.example'\n[lmtp]\nsocket = '{show}/l'\n[control]\nsocket = '{show}/c'\n\
          [[tox.bootstrap]]\nhost = 'h'\nport = 33445\nkey = '{}'\n[[account]]\nname = 'a'\nmaildir = '{show}/M'\n",
         "00".repeat(32)
     );
@@ -604,4 +647,95 @@ fn a_user_who_is_not_allowed_is_refused_by_the_kernels_word() {
     std::fs::set_permissions(&agent.socket, PermissionsExt::from_mode(0o600)).expect("chmod");
     let (status, text) = told(&run(other));
     assert!(status == Some(69) && text.contains("you may not open"), "{text}");
+}
+
+/// A state folder as an agent leaves it, and its configuration, below `folder`.
+fn stopped_agent(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let (state, config) = (folder.join(name), folder.join(format!("{name}.toml")));
+    std::fs::DirBuilder::new().mode(0o700).create(&state).expect("made");
+    let text = format!(
+        "state_dir = {state:?}\nhostname = \"{name}.example\"\n[[account]]\nname = \"alice\"\nmaildir = {:?}\n",
+        folder.join("Maildir")
+    );
+    std::fs::write(&config, text).expect("written");
+    (state, config)
+}
+
+fn secret(folder: &Path, name: &str, text: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join(name);
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_stopped_agents_state_goes_into_a_file_and_back_elsewhere() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let (folder, nowhere) = (folder.path(), Path::new("/nonexistent/control.sock"));
+    let (old, old_config) = stopped_agent(folder, "old");
+    let (new, new_config) = stopped_agent(folder, "new");
+    let (right, wrong) = (secret(folder, "right", "hush\n"), secret(folder, "wrong", "hash\n"));
+    let file = folder.join("b.age").to_str().expect("UTF-8").to_owned();
+    let (old_config, new_config) = (old_config.to_str().expect("UTF-8"), new_config.to_str().expect("UTF-8"));
+    let run = |args: &[&str]| told_all(&toxctl(nowhere, args).output().expect("toxctl runs"));
+    let backup = ["backup", &file, "--config", old_config, "--passphrase-file", &right];
+
+    let (status, text) = run(&backup);
+    assert!(status == Some(1) && text.contains("nothing to back up"), "{text}");
+    let policy = toxmail::store::Policy {
+        now: Box::new(|| 1_000_000),
+        retry_min: 1,
+        retry_max: 1,
+        delay_notice: 0,
+        notice: Box::new(|_| None),
+    };
+    let (store, thread) = toxmail::store::Store::open(&old, policy, |_| {}).expect("a store");
+    store.block("alice", PublicKey([9; 32]), 5).expect("blocked");
+    std::fs::create_dir(old.join("identities")).expect("made");
+    std::fs::write(old.join("identities/alice.tox"), "secret key").expect("written");
+    std::fs::write(old.join("identities/alice.new"), "half").expect("written");
+
+    // Also while the database is open elsewhere.
+    let (status, text) = run(&backup);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("identities: alice\n") && text.contains("1 blocked key"), "{text}");
+    store.stop();
+    thread.join().expect("stopped");
+    let mut names: Vec<_> =
+        std::fs::read_dir(&old).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["bodies", "identities", "queue.sqlite"], "nothing else is left");
+
+    let (status, text) = run(&["restore", "--check", &file, "--passphrase-file", &wrong]);
+    assert!(status == Some(1) && text.contains("passphrase is wrong"), "{text}");
+    let (status, text) = run(&["restore", "--check", &file, "--passphrase-file", &right]);
+    assert!(status == Some(0) && text.contains(": whole: the state of old.example"), "{text}");
+    let (status, text) = run(&["restore", "--print-config", &file, "--passphrase-file", &right]);
+    assert_eq!((status, text), (Some(0), std::fs::read_to_string(old_config).expect("read")));
+    assert_eq!(run(&["restore", "--check", "--replace", &file]).0, Some(64), "one or the other");
+
+    let restore = ["restore", &file, "--config", new_config, "--passphrase-file", &right];
+    let missing = ["restore", &file, "--config", "/nonexistent/agent.toml", "--passphrase-file", &right];
+    let (status, text) = run(&missing);
+    assert!(status == Some(1) && text.contains("--print-config"), "{text}");
+    let (status, text) = run(&restore);
+    assert!(status == Some(0) && text.contains("Never start"), "{text}");
+    assert_eq!(std::fs::read_to_string(new.join("identities/alice.tox")).expect("there"), "secret key");
+    let reader = toxmail::store::Reader::open(&new).expect("a reader");
+    assert_eq!(reader.blocked(None).expect("read").len(), 1);
+    let (status, text) = run(&restore);
+    assert!(status == Some(1) && text.contains("--replace"), "{text}");
+    let (status, text) = run(&[&restore[..], &["--replace", "--json"]].concat());
+    assert_eq!(status, Some(0), "{text}");
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    let replaced = told["replaced"].as_str().expect("a path");
+    assert_eq!(std::fs::read_to_string(Path::new(replaced).join("identities/alice.tox")).expect("kept"), "secret key");
+    assert_eq!(told["backup"]["counts"]["blocked"], 1);
+}
+
+/// Exit status, and both outputs.
+fn told_all(output: &Output) -> (Option<i32>, String) {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.code(), String::from_utf8(text).expect("UTF-8"))
 }

@@ -70,6 +70,8 @@ pub enum Command {
     RemoveFriend(PublicKey),
     /// Tell the octets sent of each transfer under way.
     Progress(Sender<HashMap<MailId, u64>>),
+    /// Change the nospam; the new Tox ID is told once it is on disk.
+    RotateNospam(Sender<Result<ToxId, String>>),
     /// Addresses of bootstrap nodes.
     Bootstrap(Vec<(String, u16, Vec<u16>, PublicKey)>),
     /// Say goodbye and end.
@@ -606,6 +608,9 @@ impl AccountThread {
                 let progress = self.connections.keys().flat_map(|peer| self.engine.progress(peer)).collect();
                 let _ = reply.send(progress);
             }
+            Command::RotateNospam(reply) => {
+                let _ = reply.send(self.rotate_nospam());
+            }
             Command::Bootstrap(nodes) => {
                 for (host, port, tcp_ports, key) in nodes {
                     self.tox.bootstrap(&host, port, &tcp_ports, &key);
@@ -642,6 +647,23 @@ impl AccountThread {
         let now = Instant::now();
         self.asking.insert(key, Asking { id, message, since: now, next: now + ASK_AGAIN });
         Ok(())
+    }
+
+    /// Gives the account a new nospam. Where it cannot be stored, the old one stays: what is told must survive a restart.
+    fn rotate_nospam(&mut self) -> Result<ToxId, String> {
+        let before = self.tox.nospam();
+        let mut octets = [0; 4];
+        getrandom::fill(&mut octets).map_err(|_| "the system has no randomness".to_owned())?;
+        self.tox.set_nospam(u32::from_ne_bytes(octets));
+        if let Err(error) = self.identity.store(&self.tox) {
+            self.tox.set_nospam(before);
+            // The rename may have happened before the fsync failed.
+            self.save();
+            return Err(format!("cannot write {}: {error}", self.identity.path().display()));
+        }
+        let id = self.tox.id();
+        log::info!("{}: Tox ID {id}, with a new nospam", self.name);
+        Ok(id)
     }
 
     /// Carries out actions, and those that follow from them, until none is left.

@@ -399,7 +399,7 @@ impl Worker {
             Err(error) => log::warn!("delivering without regard to the quota: {error}"),
         }
         // The size is known only now that a small transfer may unpack to a large mail.
-        let free = super::run::free_space(path).map_err(write_failed)?;
+        let free = crate::store::free_space(path).map_err(write_failed)?;
         if free < delivery.size.saturating_add(self.min_free) {
             return Err(write_failed(io::ErrorKind::StorageFull.into()).into());
         }

@@ -27,6 +27,8 @@ pub struct Manager {
     pub state_dir: PathBuf,
     /// The host's name in trace fields.
     pub hostname: String,
+    /// How long mail waits, in milliseconds.
+    pub lifetime: i64,
     /// When the agent started.
     pub started: Instant,
 }
@@ -226,7 +228,7 @@ impl Backend for Manager {
             };
             accounts.push(api::AccountStatus {
                 name: account.name.clone(),
-                tox_id: self.names.ids[at].to_string(),
+                tox_id: self.names.id(at).to_string(),
                 address: account.address.to_string(),
                 connection: match snapshot.connection {
                     Connection::Offline => api::Connection::Offline,
@@ -545,14 +547,16 @@ impl Backend for Manager {
             let recipient = api::QueueRecipient {
                 address: line.address,
                 peer: line.peer.map(|peer| peer.to_string()),
+                restored: line.restored,
                 state: match (line.peer, line.sending) {
+                    _ if line.on_hold => "on_hold",
                     (None, _) => "held",
                     (Some(_), true) => "sending",
                     (Some(_), false) => "queued",
                 }
                 .into(),
                 attempts: line.attempts,
-                next_attempt: (!line.sending && !waits).then_some(line.next_attempt / 1000),
+                next_attempt: (!line.sending && !waits && !line.on_hold).then_some(line.next_attempt / 1000),
                 status,
                 text,
                 // What is sent is the encoded body; people compare it with the mail's size.
@@ -592,5 +596,32 @@ impl Backend for Manager {
             }
             _ => Ok(api::Flushed { recipients }),
         }
+    }
+    fn change_queue(&self, step: api::QueueStep, what: api::Selection) -> Result<api::Touched, Failure> {
+        self.check_account(what.account.as_deref())?;
+        let (one, store) = (what.queue_id.clone(), &self.contacts.store);
+        let (touched, that) = match step {
+            api::QueueStep::Hold => (store.hold(what.queue_id, what.account)?, "waits and is not on hold"),
+            api::QueueStep::Release => (store.release(what.queue_id, what.account, self.lifetime)?, "is on hold"),
+            api::QueueStep::Delete => (store.delete(what.queue_id, what.account)?, "waits"),
+        };
+        match one {
+            Some(id) if touched.recipients == 0 && touched.sending > 0 => {
+                Err(Failure::Conflict(format!("the mail {id} is being sent: try again when it waits")))
+            }
+            Some(id) if touched.recipients == 0 => {
+                Err(Failure::NotFound(format!("no mail with the queue id {id} {that}")))
+            }
+            _ => Ok(api::Touched { recipients: touched.recipients, sending: touched.sending }),
+        }
+    }
+
+    fn rotate_nospam(&self, account: Option<&str>) -> Result<api::NewId, Failure> {
+        let at = self.account(account)?;
+        let before = self.names.id(at).to_string();
+        let id = self.contacts.ask(at, Command::RotateNospam)?.map_err(Failure::Unavailable)?;
+        self.names.set_id(at, id);
+        let account = self.contacts.directory.accounts()[at].name.clone();
+        Ok(api::NewId { account, tox_id: id.to_string(), before })
     }
 }

@@ -58,7 +58,7 @@ pub struct Names {
     /// The contacts.
     pub contacts: Contacts,
     /// Their Tox IDs, by account.
-    pub ids: Vec<ToxId>,
+    pub ids: Mutex<Vec<ToxId>>,
     /// For readers of the store.
     pub state_dir: PathBuf,
     /// Where look-ups run.
@@ -370,9 +370,19 @@ impl Names {
         doubt
     }
 
+    /// The Tox ID of an account.
+    pub fn id(&self, account: usize) -> ToxId {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)[account]
+    }
+
+    /// An account has a new Tox ID.
+    pub fn set_id(&self, account: usize, id: ToxId) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)[account] = id;
+    }
+
     /// How the addresses of an account stand in the DNS.
     pub async fn published(&self, account: usize) -> Vec<Published> {
-        let id = self.ids[account];
+        let id = self.id(account);
         let addresses = &self.contacts.directory.accounts()[account].reachable;
         let reports = futures_util::future::join_all(addresses.iter().map(|address| self.look_up(address))).await;
         let mut all = Vec::with_capacity(addresses.len());

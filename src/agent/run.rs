@@ -1,9 +1,9 @@
 //! Start and stop of the agent.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -23,13 +23,14 @@ use super::directory::{self, Directory};
 use super::manage::Manager;
 use super::names::Names;
 use super::submission::Queueing;
+use crate::backup::place::{self, Recovered};
 use crate::config::{self, Config, Passphrase, ProxyKind, User};
 use crate::engine::rules::Rules;
 use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lmtp;
 use crate::mail::status::Refusal;
-use crate::store::{DENIAL_WAIT, Event, Policy, Reader, Store};
+use crate::store::{self, DENIAL_WAIT, Event, Policy, Reader, Store};
 use crate::telemetry::clock::Clock;
 use crate::tox::{self, Tox};
 use crate::{control, dns, socket, telemetry};
@@ -67,6 +68,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     telemetry::log::init(config.log.level, config.log.syslog, config.log.stderr, "tox-agent");
+    let found = config::permissions(&config, &arguments.config);
+    found.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if !found.problems.is_empty() {
+        found.problems.iter().for_each(|problem| log::error!("{problem}"));
+        telemetry::log::flush();
+        return ExitCode::from(EX_CONFIG);
+    }
     let result = run(&config, &arguments.config);
     if let Err(error) = &result {
         log::error!("{error:#}");
@@ -75,33 +83,34 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Free octets, for users other than root, of the disk that holds `path`.
-pub(super) fn free_space(path: &Path) -> io::Result<u64> {
-    let disk = nix::sys::statvfs::statvfs(path)?;
-    Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    // What is kept in a folder is durable only once the folder itself is.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder).and_then(|()| {
+        let parent = folder.parent().unwrap_or(Path::new("/"));
+        // A parent that we may not open is not ours: it was there before.
+        std::fs::File::open(parent).map_or(Ok(()), |parent| parent.sync_all())
+    });
+    made.with_context(|| format!("cannot make {}", folder.display()))
 }
 
-fn make_folders(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
-    let below = |name: &str| state_dir.join(name);
-    for folder in [state_dir.to_owned(), below("identities"), below("incoming"), below("bodies")] {
-        // What is kept in a folder is durable only once the folder itself is.
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder).and_then(|()| {
-            let parent = folder.parent().unwrap_or(Path::new("/"));
-            // A parent that we may not open is not ours: it was there before.
-            std::fs::File::open(parent).map_or(Ok(()), |parent| parent.sync_all())
-        });
-        made.with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let path = state_dir.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            bail!("another tox-agent works in {}: stop it first", state_dir.display())
+/// Takes the state folder for this process, and finishes a restore that was interrupted.
+fn take_state(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
+    make_folder(state_dir)?;
+    let shown = state_dir.display();
+    let lock = place::lock(state_dir).with_context(|| format!("cannot lock {shown}"))?;
+    let Some(lock) = lock else { bail!("another tox-agent works in {shown}: stop it first") };
+    match place::recover(state_dir).with_context(|| format!("cannot finish the restore in {shown}"))? {
+        Recovered::Nothing => {}
+        Recovered::Undone => log::warn!("a restore into {shown} was interrupted early: nothing of it was done"),
+        Recovered::Finished(None) => log::info!("finished a restore that was interrupted"),
+        Recovered::Finished(Some(old)) => {
+            log::info!("finished a restore that was interrupted; what was there before is in {}", old.display());
         }
-        Err((_, error)) => bail!("cannot lock {}: {error}", path.display()),
     }
+    for name in ["identities", "incoming", "bodies"] {
+        make_folder(&state_dir.join(name))?;
+    }
+    Ok(lock)
 }
 
 /// The options for the account `number`.
@@ -197,7 +206,7 @@ fn names(
         incoming: settings.incoming,
         refresh: i64::try_from(settings.refresh.as_millis()).unwrap_or(i64::MAX),
         contacts,
-        ids: ids.to_vec(),
+        ids: std::sync::Mutex::new(ids.to_vec()),
         state_dir: config.state_dir.clone(),
         runtime: runtime.handle().clone(),
         wake,
@@ -215,7 +224,7 @@ fn uids(users: &[User]) -> anyhow::Result<Option<Vec<u32>>> {
 
 fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
     log::info!("tox-agent {} starts, libtoxcore {}, {}", env!("CARGO_PKG_VERSION"), tox::version(), path.display());
-    let lock = make_folders(&config.state_dir)?;
+    let lock = take_state(&config.state_dir)?;
     let clock = Arc::new(Clock::start(&config.state_dir.join("clock")));
     keep(&clock);
 
@@ -368,6 +377,7 @@ fn serve(
         names: names.clone(),
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
+        lifetime,
         started: Instant::now(),
     };
     let limits = lmtp::Limits {
@@ -470,7 +480,7 @@ fn low_disk(config: &Config) -> Option<Refusal> {
         .iter()
         .flat_map(|account| std::iter::once(&account.way).chain(account.mailboxes.iter().map(|mailbox| &mailbox.way)));
     let maildirs = maildirs.filter_map(config::Way::maildir);
-    let low = |path: &Path| free_space(path).is_ok_and(|free| free < config.delivery.min_free);
+    let low = |path: &Path| store::free_space(path).is_ok_and(|free| free < config.delivery.min_free);
     let full = std::iter::once(config.state_dir.as_path()).chain(maildirs).any(low);
     full.then(|| Refusal::temporary(3, 1, "the recipient's disk is nearly full"))
 }

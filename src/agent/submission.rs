@@ -12,7 +12,7 @@ use crate::mail::envelope::{Envelope, ReversePath};
 use crate::mail::header::{MAX_SECTION, Section};
 use crate::mail::status::Refusal;
 use crate::mail::trace;
-use crate::store::{BodyWriter, Destination, HEAD, NewMail, NewRecipient, Reader, Store};
+use crate::store::{BodyWriter, Destination, HEAD, NewMail, NewRecipient, Reader, Store, free_space};
 use crate::telemetry::clock::Clock;
 
 /// The agent's side of the LMTP server.
@@ -81,7 +81,7 @@ impl Submission for Queueing {
     }
 
     fn begin(&self, envelope: &Envelope) -> Result<Box<dyn Intake>, Refusal> {
-        let free = super::run::free_space(&self.state_dir).map_err(|error| disk_refusal(&error))?;
+        let free = free_space(&self.state_dir).map_err(|error| disk_refusal(&error))?;
         if self.used_disk.load(Ordering::Relaxed) >= self.max_disk || free < self.min_free {
             return Err(Refusal::temporary(3, 1, "tox-agent's queue is full: see toxctl queue list"));
         }

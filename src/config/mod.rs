@@ -1,11 +1,13 @@
 //! The configuration: one TOML file → checked values.
 //!
 //! Owns the names, units, defaults and limits of all that can be configured, and what a user is told about a mistake.
-//! Uses [`crate::mail`] for addresses, [`crate::identity`] for keys and [`crate::smtp::Destination`]; reads the file it is given and passphrase
-//! files, and asks the system for its host name and for users by name. `docs/examples/tox-agent.toml` shows every key.
+//! Uses [`crate::mail`] for addresses, [`crate::identity`] for keys and [`crate::smtp::Destination`]; reads the file it is
+//! given and passphrase files, looks at permission bits, and asks the system for its host name and for users by name.
+//! `docs/examples/tox-agent.toml` shows every key.
 
 mod error;
 mod passphrase;
+mod permissions;
 mod raw;
 pub mod units;
 
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
 pub use passphrase::Passphrase;
+pub use permissions::{Permissions, permissions};
 
 use crate::engine::trust::Policy;
 use crate::identity::tox_id::PublicKey;

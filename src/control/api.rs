@@ -376,8 +376,11 @@ pub struct QueueRecipient {
     pub address: String,
     /// The key of the peer that serves it, where it is known.
     pub peer: Option<String>,
-    /// `queued`, `sending`, or `held` while the address leads to no accepted key.
+    /// `queued`, `sending`, `held` while the address leads to no accepted key, or `on_hold` by the operator's word.
     pub state: String,
+    /// Whether it was restored from a backup, and may have been delivered since that was made.
+    #[serde(default)]
+    pub restored: bool,
     /// How many attempts were made.
     pub attempts: u32,
     /// When the next is due; absent where it waits for the peer to come online.
@@ -407,6 +410,48 @@ pub struct Flush {
 pub struct Flushed {
     /// How many recipients became due.
     pub recipients: u64,
+}
+
+/// The body of `POST /v1/queue/hold`, `/v1/queue/release` and `/v1/queue/delete`: which mail; all of it where nothing is
+/// given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// Only the mail with this queue id of ours or of the MTA's.
+    pub queue_id: Option<String>,
+    /// Only mail of this account.
+    pub account: Option<String>,
+}
+
+/// What is to be done with a [`Selection`] of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueStep {
+    /// It is neither sent nor does it expire, until it is released.
+    Hold,
+    /// What was on hold waits like other mail, for a whole lifetime again.
+    Release,
+    /// It is removed, and nobody is told.
+    Delete,
+}
+
+/// The answer to a [`QueueStep`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    /// How many recipients it was done for.
+    pub recipients: u64,
+    /// How many were left as they are because they are being sent.
+    pub sending: u64,
+}
+
+/// The answer of `POST /v1/nospam/rotate?account=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewId {
+    /// The account.
+    pub account: String,
+    /// Its Tox ID from now on.
+    pub tox_id: String,
+    /// The one that friend requests no longer arrive at.
+    pub before: String,
 }
 
 /// The body of every answer that is no success.

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
     Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name,
-    NewContact, QueuePage, Record, Refreshed, Refuse, Refused, Rename, Status,
+    NewContact, NewId, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Rename, Selection, Status, Touched,
 };
 
 /// The largest answer taken, in octets.
@@ -241,6 +241,28 @@ impl Client {
     /// As of all calls.
     pub fn flush(&self, what: &Flush) -> Result<Flushed, ClientError> {
         decode(&self.call(Method::POST, "/v1/queue/flush", body(what)?)?)
+    }
+
+    /// Puts waiting mail on hold, releases or deletes it.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn change_queue(&self, step: QueueStep, what: &Selection) -> Result<Touched, ClientError> {
+        let verb = match step {
+            QueueStep::Hold => "hold",
+            QueueStep::Release => "release",
+            QueueStep::Delete => "delete",
+        };
+        decode(&self.call(Method::POST, &format!("/v1/queue/{verb}"), body(what)?)?)
+    }
+
+    /// Gives an account a Tox ID with a new nospam.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn rotate_nospam(&self, account: Option<&str>) -> Result<NewId, ClientError> {
+        let path = format!("/v1/nospam/rotate{}", query(&[("account", account)]));
+        decode(&self.call(Method::POST, &path, Bytes::new())?)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str, pairs: &[(&str, Option<&str>)]) -> Result<T, ClientError> {

@@ -122,6 +122,18 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// What it names is not there.
     fn flush(&self, what: api::Flush) -> Result<api::Flushed, Failure>;
+
+    /// Puts waiting mail on hold, releases or deletes it.
+    ///
+    /// # Errors
+    /// What it names is not there, or is being sent.
+    fn change_queue(&self, step: api::QueueStep, what: api::Selection) -> Result<api::Touched, Failure>;
+
+    /// Gives an account (the only one, without a name) a Tox ID with a new nospam; the key stays.
+    ///
+    /// # Errors
+    /// There is no such account, there are several, or the identity cannot be written: then the old ID stays.
+    fn rotate_nospam(&self, account: Option<&str>) -> Result<api::NewId, Failure>;
 }
 
 /// Why the agent did not do as asked; the text is for the user.

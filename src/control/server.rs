@@ -28,7 +28,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::api::{Accept, AcceptKey, ApiError, Flush, NewContact, QueuePage, Refuse, Rename};
+use super::api::{Accept, AcceptKey, ApiError, Flush, NewContact, QueuePage, QueueStep, Refuse, Rename, Selection};
 use super::{Backend, Failure};
 
 /// The largest request body, in octets.
@@ -109,6 +109,10 @@ fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
         .route("/v1/requests/{key}/refuse", post(refuse_request))
         .route("/v1/queue", get(queue))
         .route("/v1/queue/flush", post(flush))
+        .route("/v1/queue/hold", post(hold))
+        .route("/v1/queue/release", post(release))
+        .route("/v1/queue/delete", post(delete))
+        .route("/v1/nospam/rotate", post(rotate_nospam))
         .fallback(|| async { Reply::new(StatusCode::NOT_FOUND, "the API has no such path") })
         .method_not_allowed_fallback(|| async {
             Reply::new(StatusCode::METHOD_NOT_ALLOWED, "the API's path has no such method")
@@ -364,6 +368,28 @@ async fn queue(agent: Agent, page: Result<Query<Page>, QueryRejection>) -> Resul
 async fn flush(agent: Agent, body: Body<Flush>) -> Result<Response, Reply> {
     let Json(what) = body?;
     Ok(Json(ask(agent, move |agent| agent.flush(what)).await?).into_response())
+}
+
+async fn change_queue(agent: Agent, step: QueueStep, body: Body<Selection>) -> Result<Response, Reply> {
+    let Json(what) = body?;
+    Ok(Json(ask(agent, move |agent| agent.change_queue(step, what)).await?).into_response())
+}
+
+async fn hold(agent: Agent, body: Body<Selection>) -> Result<Response, Reply> {
+    change_queue(agent, QueueStep::Hold, body).await
+}
+
+async fn release(agent: Agent, body: Body<Selection>) -> Result<Response, Reply> {
+    change_queue(agent, QueueStep::Release, body).await
+}
+
+async fn delete(agent: Agent, body: Body<Selection>) -> Result<Response, Reply> {
+    change_queue(agent, QueueStep::Delete, body).await
+}
+
+async fn rotate_nospam(agent: Agent, of: Account) -> Result<Response, Reply> {
+    let Query(of) = of?;
+    Ok(Json(ask(agent, move |agent| agent.rotate_nospam(of.account.as_deref())).await?).into_response())
 }
 
 /// Who is on the other side of a connection, by the kernel's word (SO_PEERCRED).

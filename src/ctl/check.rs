@@ -12,8 +12,8 @@ use crate::control::api::Record;
 use crate::control::client::Client;
 use crate::engine::trust::Unsigned;
 
-/// Checks the file at `path`: problems go to `err` and make the exit status 78, warnings (of folders that are not there
-/// or not writable by this user) do not. In JSON all goes to `out`.
+/// Checks the file at `path`: problems (also of what others may read or change) go to `err` and make the exit status 78,
+/// warnings (of folders that are not there or not writable by this user) do not. In JSON all goes to `out`.
 ///
 /// If an agent answers at its control socket, it also tells how the addresses stand in the DNS, and what to publish.
 pub(super) fn check(
@@ -27,7 +27,12 @@ pub(super) fn check(
     let mut warnings = Vec::new();
     let loaded = config::load(path);
     match &loaded {
-        Ok(config) => look_around(config, &mut problems, &mut warnings),
+        Ok(config) => {
+            look_around(config, &mut problems, &mut warnings);
+            let found = config::permissions(config, path);
+            problems.extend(found.problems);
+            warnings.extend(found.warnings);
+        }
         Err(error) => problems.extend(error.problems().iter().map(ToString::to_string)),
     }
     let ok = problems.is_empty();

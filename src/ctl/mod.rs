@@ -1,9 +1,11 @@
 //! `toxctl`: the command line, and what it shows.
 //!
 //! Owns the command line's words, the text shown to people and the exit statuses. Uses [`crate::control`] to talk to
-//! the agent, [`crate::config`] for `check`, and [`crate::identity`] for Tox IDs. All output goes through the writers
+//! the agent, [`crate::config`] for `check`, [`crate::backup`] and [`crate::store::backup`] for backups, and
+//! [`crate::identity`] for Tox IDs. All output goes through the writers
 //! given.
 
+mod backup;
 mod check;
 mod names;
 mod show;
@@ -18,7 +20,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{DEFAULT_CONTROL_SOCKET, DEFAULT_PATH};
-use crate::control::api::{Accept, AcceptKey, Flush, NewContact, Refuse, Rename};
+use crate::control::api::{Accept, AcceptKey, Flush, NewContact, QueueStep, Refuse, Rename, Selection};
 use crate::control::client::{Client, ClientError};
 use crate::identity::tox_id::ToxId;
 
@@ -69,9 +71,16 @@ enum Command {
     /// Look at addresses in the DNS: those of others, and the own ones
     #[command(subcommand)]
     Name(NameCommand),
-    /// Look at waiting mail, or have it tried now
+    /// Look at waiting mail, have it tried now, put it on hold or delete it
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// The part of the Tox ID without which strangers cannot ask
+    #[command(subcommand)]
+    Nospam(NospamCommand),
+    /// Write identities, contacts, pinned keys, queue and configuration into one encrypted file
+    Backup(backup::BackupArgs),
+    /// Restore what `toxctl backup` wrote; the agent must not run
+    Restore(backup::RestoreArgs),
     /// Check a configuration without the agent
     Check {
         /// The configuration file
@@ -195,6 +204,30 @@ enum QueueCommand {
         #[arg(long, value_name = "WHO")]
         contact: Option<String>,
     },
+    /// Put waiting mail on hold: it is not sent and does not expire
+    Hold {
+        /// The agent's or the MTA's queue id, or ALL
+        #[arg(value_name = "QUEUE-ID|ALL")]
+        queue_id: String,
+    },
+    /// Release mail that is on hold; it gets its whole lifetime again
+    Release {
+        /// The agent's or the MTA's queue id, or ALL
+        #[arg(value_name = "QUEUE-ID|ALL")]
+        queue_id: String,
+    },
+    /// Delete waiting mail; its sender is not told
+    Delete {
+        /// The agent's or the MTA's queue id, or ALL
+        #[arg(value_name = "QUEUE-ID|ALL")]
+        queue_id: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum NospamCommand {
+    /// Give an account a new Tox ID with the same key: contacts stay, friend requests to the old ID do not arrive
+    Rotate,
 }
 
 /// What `contact add` is given: a Tox ID, or an address that is none of `tox.alt`.
@@ -222,6 +255,8 @@ enum Fail {
     Agent(ClientError),
     /// The agent's runtime could not be made.
     System(io::Error),
+    /// A backup could not be made or restored.
+    Backup(anyhow::Error),
 }
 
 impl From<io::Error> for Fail {
@@ -252,6 +287,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
     let mut out = BufWriter::new(out);
     let done = match &cli.command {
         Command::Check { config } => check::check(config, &cli.socket, cli.json, &mut out, err).map_err(Fail::from),
+        Command::Backup(args) => backup::backup(args, cli.json, &mut out, err).map(|()| EX_OK).map_err(Fail::Backup),
+        Command::Restore(args) => backup::restore(args, cli.json, &mut out, err).map(|()| EX_OK).map_err(Fail::Backup),
         _ => manage(&cli, &mut out).map(|()| EX_OK),
     };
     let done = match done {
@@ -267,6 +304,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
         Err(Fail::No) => return EX_REFUSED,
         Err(Fail::Usage(text)) => (EX_USAGE, text),
         Err(Fail::Output(error)) => (EX_IOERR, format!("cannot write: {error}")),
+        Err(Fail::Backup(error)) => (EX_REFUSED, format!("{error:#}")),
         Err(Fail::System(error)) => (EX_UNAVAILABLE, error.to_string()),
         Err(Fail::Agent(error @ ClientError::Refused { .. })) => (EX_REFUSED, error.to_string()),
         Err(Fail::Agent(error)) => (EX_UNAVAILABLE, error.to_string()),
@@ -384,8 +422,15 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             })?;
             if cli.json { print(out, &flushed)? } else { show::flushed(out, flushed)? }
         }
+        Command::Queue(QueueCommand::Hold { queue_id }) => change(cli, &client, out, QueueStep::Hold, queue_id)?,
+        Command::Queue(QueueCommand::Release { queue_id }) => change(cli, &client, out, QueueStep::Release, queue_id)?,
+        Command::Queue(QueueCommand::Delete { queue_id }) => change(cli, &client, out, QueueStep::Delete, queue_id)?,
+        Command::Nospam(NospamCommand::Rotate) => {
+            let new = client.rotate_nospam(account)?;
+            if cli.json { print(out, &new)? } else { show::rotated(out, &new)? }
+        }
         // Handled without an agent.
-        Command::Check { .. } => {}
+        Command::Check { .. } | Command::Backup(_) | Command::Restore(_) => {}
     }
     Ok(())
 }
@@ -393,6 +438,18 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
 fn not_found(account: &str) -> Fail {
     let error = crate::control::api::ApiError { error: format!("there is no account `{account}`"), hint: None };
     Fail::Agent(ClientError::Refused { status: 404, error })
+}
+
+/// Changes the mail with this queue id, or all of it where that is `ALL`, as with postsuper(1).
+fn change(cli: &Cli, client: &Client, out: &mut dyn Write, step: QueueStep, queue_id: &str) -> Result<(), Fail> {
+    let queue_id = (queue_id != "ALL").then(|| queue_id.to_owned());
+    let touched = client.change_queue(step, &Selection { queue_id, account: cli.account.clone() })?;
+    if cli.json {
+        print(out, &touched)?
+    } else {
+        show::touched(out, step, touched)?
+    }
+    Ok(())
 }
 
 /// Shows the queue page by page, so that a long one needs no memory here.

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::control::api::{
-    Connection, Contact, ContactState, Flushed, FriendRequest, QueueEntry, QueueRecipient, Refused, Status,
+    Connection, Contact, ContactState, Flushed, FriendRequest, NewId, QueueEntry, QueueRecipient, QueueStep, Refused,
+    Status, Touched,
 };
 use crate::identity::tox_address;
 use crate::identity::tox_id::ToxId;
@@ -228,6 +229,25 @@ pub(super) fn flushed(out: &mut dyn Write, flushed: Flushed) -> io::Result<()> {
     writeln!(out, "{} due now", plural(flushed.recipients, "recipient"))
 }
 
+pub(super) fn touched(out: &mut dyn Write, step: QueueStep, touched: Touched) -> io::Result<()> {
+    let done = match step {
+        QueueStep::Hold => "put on hold",
+        QueueStep::Release => "released",
+        QueueStep::Delete => "deleted",
+    };
+    write!(out, "{} {done}", plural(touched.recipients, "recipient"))?;
+    if touched.sending > 0 {
+        write!(out, ", {} being sent and left as they are", touched.sending)?;
+    }
+    writeln!(out)
+}
+
+pub(super) fn rotated(out: &mut dyn Write, new: &NewId) -> io::Result<()> {
+    writeln!(out, "{}: the Tox ID is now {}", clean(&new.account), clean(&new.tox_id))?;
+    writeln!(out, "contacts stay; friend requests to {} do not arrive any more", clean(&new.before))?;
+    writeln!(out, "change the records in the DNS: toxctl name record {}", clean(&new.account))
+}
+
 /// The queue in the manner of postqueue(1), mail by mail.
 pub(super) struct QueueList {
     now: i64,
@@ -271,7 +291,10 @@ impl QueueList {
     }
 
     fn fate(&self, recipient: &QueueRecipient, whole: u64) -> String {
-        let mut fate = clean(&recipient.state);
+        let mut fate = clean(&recipient.state).replace('_', " ");
+        if recipient.restored {
+            fate += ", from a backup";
+        }
         if let Some(progress) = recipient.progress {
             fate += &format!(" {} of {}", size(progress), size(whole));
         }

@@ -15,6 +15,15 @@ const WORTH: f64 = 0.9;
 /// Shorter bodies are not worth a frame, in octets.
 const SHORTEST: usize = 256;
 
+/// Free octets, for users other than root, of the disk that holds `path`.
+///
+/// # Errors
+/// The system does not tell.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(path)?;
+    Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
 /// Makes the folder.
 pub(super) fn prepare(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;

@@ -7,9 +7,11 @@
 //!
 //! Uses [`crate::engine::transfer`] for the types of a transfer, [`crate::engine::trust`] for what a look-up means, [`crate::mail`] and [`crate::identity`].
 
+pub mod backup;
 mod bodies;
 mod contacts;
 mod dispatch;
+mod hold;
 mod names;
 mod outcome;
 mod queue;
@@ -20,9 +22,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use bodies::{BodyFile, BodyWriter, EncodedBody};
+pub use bodies::{BodyFile, BodyWriter, EncodedBody, free_space};
 pub use contacts::{Answer, Contact, DECLINE_AGE, MAX_DECLINING, Request};
 pub use dispatch::Work;
+pub use hold::Touched;
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,

@@ -364,7 +364,7 @@ fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite:
     session
         .connection
         .prepare_cached(
-            "UPDATE recipient SET peer = NULL, transfer = randomblob(16), state = 0
+            "UPDATE recipient SET peer = NULL, transfer = randomblob(16), state = CASE state WHEN 2 THEN 2 ELSE 0 END
              WHERE account = ? AND name = ? AND peer <> ?",
         )?
         .execute(params![account, address, key.0])?;

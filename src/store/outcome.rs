@@ -239,18 +239,22 @@ pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<()> {
 
 /// What stands in a recipient's way, for its sender.
 fn why(session: &Session<'_>, id: i64) -> rusqlite::Result<String> {
-    let last: Option<String> = session
+    let (last, restored): (Option<String>, bool) = session
         .connection
-        .prepare_cached("SELECT status || ' ' || text FROM recipient WHERE id = ?")?
-        .query_row([id], |row| row.get(0))?;
-    Ok(last.unwrap_or_else(|| "the recipient's agent was never online together with this one".to_owned()))
+        .prepare_cached("SELECT status || ' ' || text, epoch IS NOT NULL FROM recipient WHERE id = ?")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut why = last.unwrap_or_else(|| "the recipient's agent was never online together with this one".to_owned());
+    if restored {
+        why += "; it was restored from a backup and may have been delivered before";
+    }
+    Ok(why)
 }
 
 /// Tells the sender of a recipient that waits that it does, once.
 pub(super) fn warn(session: &mut Session<'_>, id: i64) -> rusqlite::Result<()> {
     let taken = session
         .connection
-        .prepare_cached("UPDATE recipient SET warned = 1 WHERE id = ? AND warned = 0")?
+        .prepare_cached("UPDATE recipient SET warned = 1 WHERE id = ? AND warned = 0 AND state <> 2")?
         .execute([id])?;
     if taken == 0 {
         return Ok(());
@@ -268,11 +272,11 @@ pub(super) fn warn(session: &mut Session<'_>, id: i64) -> rusqlite::Result<()> {
     pending.report(session, Action::Delayed(pending.expires), refusal.status(), refusal.text())
 }
 
-/// The recipients that wait for a name.
+/// The recipients that wait for a name, without those on hold.
 fn held(session: &Session<'_>, account: &str, name: &str) -> rusqlite::Result<Vec<Pending>> {
     session
         .connection
-        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.name = ? AND r.peer IS NULL"))?
+        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.name = ? AND r.peer IS NULL AND r.state <> 2"))?
         .query_map(params![account, name], Pending::read)?
         .collect()
 }
@@ -288,7 +292,7 @@ pub(super) fn bounce_held(
     held(session, account, name)?.iter().try_for_each(|pending| pending.bounce(session, now, refusal))
 }
 
-/// Fails every recipient that waits for a peer.
+/// Fails every recipient that waits for a peer, on hold or not.
 pub(super) fn bounce_peer(
     session: &mut Session<'_>,
     account: &str,
@@ -298,7 +302,7 @@ pub(super) fn bounce_peer(
     let now = (session.policy.now)();
     let waiting: Vec<Pending> = session
         .connection
-        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.peer = ? AND r.state = 0"))?
+        .prepare_cached(&format!("{PENDING} WHERE r.account = ? AND r.peer = ? AND r.state <> 1"))?
         .query_map(params![account, peer.0], Pending::read)?
         .collect::<rusqlite::Result<_>>()?;
     waiting.iter().try_for_each(|pending| pending.bounce(session, now, refusal))
@@ -336,7 +340,7 @@ pub(super) fn warn_late(session: &mut Session<'_>) -> rusqlite::Result<()> {
         .connection
         .prepare_cached(
             "SELECT id, arrived FROM mail WHERE id > ? AND EXISTS
-             (SELECT 1 FROM recipient r WHERE r.mail = mail.id AND r.warned = 0) ORDER BY id LIMIT ?",
+             (SELECT 1 FROM recipient r WHERE r.mail = mail.id AND r.warned = 0 AND r.state <> 2) ORDER BY id LIMIT ?",
         )?
         .query_map(params![session.dispatcher.warned, EXPIRE_BATCH], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;

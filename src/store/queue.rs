@@ -127,6 +127,10 @@ pub struct QueueLine {
     pub transfer: MailId,
     /// Whether it is being sent.
     pub sending: bool,
+    /// Whether the operator has put it on hold.
+    pub on_hold: bool,
+    /// Whether it came from a backup, and may have been delivered since that was made.
+    pub restored: bool,
     /// So far.
     pub attempts: u32,
     /// Milliseconds since the epoch.
@@ -575,7 +579,7 @@ impl Reader {
         let mut rows = self.connection.prepare_cached(
             "SELECT m.queue_id, m.mta_queue_id, m.account, m.sender, m.size, m.arrived, m.expires, r.address,
              r.peer, r.transfer, r.state, r.attempts, r.next_attempt, r.status, r.text,
-             m.wire_size FROM recipient r JOIN mail m ON m.id = r.mail
+             m.wire_size, r.epoch IS NOT NULL FROM recipient r JOIN mail m ON m.id = r.mail
              WHERE m.id IN (SELECT id FROM mail WHERE queue_id > ?2 AND (?1 IS NULL OR account = ?1)
                             ORDER BY queue_id LIMIT ?3)
              ORDER BY m.queue_id, r.number",
@@ -595,6 +599,8 @@ impl Reader {
                 peer: row.get::<_, Option<[u8; 32]>>(8)?.map(PublicKey),
                 transfer: MailId(row.get(9)?),
                 sending: row.get::<_, i64>(10)? == 1,
+                on_hold: row.get::<_, i64>(10)? == super::hold::ON_HOLD,
+                restored: row.get(16)?,
                 attempts: row.get(11)?,
                 next_attempt: row.get(12)?,
                 failure: status.zip(text),

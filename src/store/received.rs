@@ -13,7 +13,7 @@ use crate::identity::tox_id::PublicKey;
 /// How long a record is kept that its peer never said to forget, in milliseconds.
 const KEEP: i64 = 400 * 86_400_000;
 /// How long it is kept after that, for peers restored from a backup.
-const KEEP_FORGOTTEN: i64 = 30 * 86_400_000;
+pub(super) const KEEP_FORGOTTEN: i64 = 30 * 86_400_000;
 
 const PUBLISHED: &str =
     "UPDATE received SET published = 1 WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?";

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this program writes (`PRAGMA user_version`).
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const MAILS: &str = "
 CREATE TABLE mail (
@@ -46,7 +46,7 @@ CREATE TABLE recipient (
     address TEXT NOT NULL,         -- forward-path as submitted
     wire_address TEXT NOT NULL,    -- forward-path that the peer is given
     bulk INTEGER NOT NULL,
-    state INTEGER NOT NULL,        -- 0 queued, 1 sending; what is final is not here any more
+    state INTEGER NOT NULL,        -- 0 queued, 1 sending, 2 on hold; what is final is not here any more
     attempts INTEGER NOT NULL,
     next_attempt INTEGER NOT NULL,
     status TEXT,                   -- of the last failed attempt
@@ -156,15 +156,37 @@ ALTER TABLE request ADD COLUMN claim TEXT;
 ALTER TABLE request ADD COLUMN verified INTEGER;
 ";
 
+/// From version 2, which could not be restored from a backup.
+const FROM_2: &str = "
+CREATE TABLE epoch (               -- restores from a backup
+    began INTEGER PRIMARY KEY,     -- seconds of the wall clock; row ids made since are above began << 31
+    made INTEGER NOT NULL,         -- when the backup was made, seconds of the wall clock
+    host TEXT NOT NULL             -- where it was made
+);
+ALTER TABLE recipient ADD COLUMN epoch INTEGER; -- the restore that brought it, NULL for what came from the MTA since
+";
+
 /// The database below the state directory.
 pub(super) fn database(state_dir: &Path) -> PathBuf {
     state_dir.join("queue.sqlite")
+}
+
+/// Makes the database's file if there is none, and takes from others what SQLite's own way of making it would give them;
+/// the files beside it get the same mode.
+fn private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
 }
 
 /// Opens the database for writing and brings its tables up to date.
 pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     use anyhow::{Context as _, bail};
     let path = database(state_dir);
+    private(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let connection = Connection::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     connection.busy_timeout(Duration::from_secs(10))?;
     // FULL syncs the write-ahead log at each commit: what was committed survives a power cut.
@@ -176,9 +198,10 @@ pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
         0 => {
-            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES].concat())?;
+            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2].concat())?;
         }
-        1 => upgrade(&connection, &(FROM_1.replace("@RECIPIENTS@", RECIPIENTS) + NAMES))?,
+        1 => upgrade(&connection, &[&FROM_1.replace("@RECIPIENTS@", RECIPIENTS), NAMES, FROM_2].concat())?,
+        2 => upgrade(&connection, FROM_2)?,
         VERSION => {}
         newer => bail!("{} is of version {newer}, this program knows {VERSION}: do not downgrade", path.display()),
     }

@@ -195,14 +195,7 @@ fn outcomes_end_defer_or_bounce_and_a_link_brings_back_what_waits() {
 #[test]
 fn what_waits_too_long_expires_and_its_body_goes() {
     let mut world = World::new();
-    let mut random = 1u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (random >> 56) as u8
-    })
-    .take(100_000)
-    .collect();
-    world.enqueue(None, &noise, &["bob@tox.alt"]);
+    world.enqueue(None, &noise(), &["bob@tox.alt"]);
     let bodies = || std::fs::read_dir(world.state.path().join("bodies")).expect("list").count();
     assert_eq!(bodies(), 1);
     world.now.fetch_add(10_000_001, Ordering::Relaxed);
@@ -701,4 +694,262 @@ fn tables_of_version_1_are_brought_up_to_date_with_what_they_hold() {
         notice: Box::new(|_| None),
     };
     Store::open(state.path(), policy, |_| {}).expect("again, as it is now");
+}
+
+/// A body that does not compress, and so has a file.
+fn noise() -> Vec<u8> {
+    let mut state = 1u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(200_000).collect()
+}
+
+#[test]
+fn tables_of_version_2_are_brought_up_to_date_with_what_they_hold() {
+    let state = tempfile::tempdir().expect("a folder");
+    let old = rusqlite::Connection::open(state.path().join("queue.sqlite")).expect("a database");
+    old.execute_batch(include_str!("../../tests/data/queue-2.sql")).expect("the tables of version 2");
+    drop(old);
+    drop(schema::open(state.path()).expect("brought up to date"));
+    let reader = Reader::open(state.path()).expect("a reader");
+    let queue = reader.queue(None, "", 10).expect("a list");
+    let shown: Vec<_> = queue.iter().map(|line| (line.address.as_str(), line.attempts, line.restored)).collect();
+    assert_eq!(shown, [("bob@tox.alt", 3, false), ("eve@example.net", 0, false)]);
+    let names: Vec<String> = reader.names(None).expect("read").into_iter().map(|name| name.address).collect();
+    assert_eq!(names, ["bob@example.net", "eve@example.net"]);
+    assert_eq!(reader.blocked(None).expect("read").len(), 1);
+    drop(schema::open(state.path()).expect("again, as it is now"));
+}
+
+#[test]
+fn mail_on_hold_is_neither_sent_nor_expires_and_gets_a_whole_lifetime_when_released() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    world.enqueue(Some("M2"), b"two", &["bob@tox.alt"]);
+    let touched = |recipients, sending| Touched { recipients, sending };
+    assert_eq!(world.store.hold(Some("M1".into()), None), Ok(touched(1, 0)));
+    assert_eq!(world.store.hold(Some("M1".into()), None), Ok(touched(0, 0)), "once is enough");
+    assert_eq!(world.store.hold(None, Some("eve".into())), Ok(touched(0, 0)), "another account's");
+    world.store.link_up("alice", PEER, 1, 8, 8);
+    let work = world.work().transfers;
+    assert_eq!(work.len(), 1, "only the other one is sent");
+    assert_eq!(world.store.hold(Some("Q2".into()), None), Ok(touched(0, 1)), "it is on its way");
+    world.store.outcome(PEER, work[0].id, 0, Outcome::Stored { duplicate: false, relayed: false });
+    world.settled();
+
+    world.now.fetch_add(20_000_000, Ordering::Relaxed);
+    // Any job lets the writer look for what has expired, or is late.
+    assert_eq!(world.store.hold(Some("no such mail".into()), None), Ok(touched(0, 0)));
+    assert_eq!(world.store.hold(Some("no such mail".into()), None), Ok(touched(0, 0)));
+    assert_eq!(world.reader().notices().expect("read"), [], "neither delayed nor failed");
+    let waiting = world.reader().queue(None, "", 10).expect("read");
+    assert_eq!(waiting.iter().map(|line| (line.on_hold, line.expires)).collect::<Vec<_>>(), [(true, 11_000_000)]);
+
+    assert_eq!(world.store.release(None, None, 5_000), Ok(touched(1, 0)));
+    assert_eq!(world.work().transfers.len(), 1, "sent at once");
+    let waiting = world.reader().queue(None, "", 10).expect("read");
+    assert_eq!(waiting.iter().map(|line| (line.sending, line.expires)).collect::<Vec<_>>(), [(true, 21_005_000)]);
+}
+
+#[test]
+fn what_waits_for_a_name_and_is_on_hold_is_looked_up_when_released() {
+    let mut world = World::new();
+    world.enqueue(None, b"one", &["eve@example.net"]);
+    assert_eq!(world.store.hold(None, None), Ok(Touched { recipients: 1, sending: 0 }));
+    let nothing = Finding::Nothing { proved: true, text: "there is no eve@example.net".into() };
+    let verdict = world.store.settle(settled("eve@example.net"), nothing, trust::Policy::default());
+    assert!(matches!(verdict, Ok(Verdict::Refuse(_))), "{verdict:?}");
+    assert_eq!(world.reader().queue(None, "", 10).expect("read").len(), 1, "on hold, it is not returned");
+    assert_eq!(world.reader().names(None).expect("read"), [], "the name is given up");
+    world.now.fetch_add(1_000, Ordering::Relaxed);
+    world.store.release(None, None, 5_000).expect("released");
+    assert_eq!(
+        world.reader().due_names(1_001_000, i64::MAX).expect("read"),
+        [("alice".to_owned(), "eve@example.net".to_owned())]
+    );
+}
+
+#[test]
+fn deleted_mail_is_gone_with_its_body_and_nobody_is_told() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), &noise(), &["bob@tox.alt", "eve@example.net"]);
+    world.enqueue(Some("M2"), b"two", &["bob@tox.alt"]);
+    let bodies = |world: &World| std::fs::read_dir(world.state.path().join("bodies")).expect("a folder").count();
+    assert_eq!(bodies(&world), 1);
+    world.store.hold(Some("Q1".into()), None).expect("on hold");
+    assert_eq!(world.store.delete(Some("Q1".into()), None), Ok(Touched { recipients: 2, sending: 0 }));
+    // After a second job the first one's files are gone for certain.
+    assert_eq!(world.store.delete(Some("Q1".into()), None), Ok(Touched { recipients: 0, sending: 0 }));
+    assert_eq!(bodies(&world), 0);
+    let left = world.reader().queue(None, "", 10).expect("read");
+    assert_eq!(left.iter().map(|line| line.queue_id.as_str()).collect::<Vec<_>>(), ["Q2"]);
+    assert_eq!(world.reader().notices().expect("read"), []);
+    assert_eq!(
+        world.enqueue(Some("M1"), &noise(), &["bob@tox.alt", "eve@example.net"]),
+        ["Q1", "Q1"],
+        "known to the MTA"
+    );
+    assert_eq!(world.reader().queue(None, "", 10).expect("read").len(), 1, "and not queued again");
+}
+
+const MONTH: i64 = 30 * 86_400;
+
+/// The sequence that gives a table's row ids.
+fn next_row(folder: &std::path::Path, table: &str) -> i64 {
+    let db = rusqlite::Connection::open(folder.join("queue.sqlite")).expect("a database");
+    db.query_row("SELECT seq FROM sqlite_sequence WHERE name = ?", [table], |row| row.get(0)).expect("a sequence")
+}
+
+fn copied(world: &World) -> (tempfile::TempDir, backup::Contents) {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("bodies")).expect("made");
+    let contents = backup::copy(world.state.path(), folder.path()).expect("copied");
+    (folder, contents)
+}
+
+fn mark(made: i64, now: i64, hold: bool) -> backup::Mark<'static> {
+    backup::Mark { made, host: "old.example", now, lifetime: 5 * 86_400_000, hold }
+}
+
+#[test]
+fn a_copy_holds_what_waits_with_its_bodies_while_the_writer_works() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), &noise(), &["bob@tox.alt"]);
+    world.enqueue(Some("M2"), b"two", &["bob@tox.alt", "eve@example.net"]);
+    let (folder, contents) = copied(&world);
+    assert_eq!((contents.mails, contents.recipients, contents.bodies.len()), (2, 3, 1));
+    let (name, size) = &contents.bodies[0];
+    let body = std::fs::read(folder.path().join("bodies").join(name)).expect("the body");
+    assert_eq!(body.len() as u64, *size);
+    // What goes afterwards takes nothing away from the copy.
+    world.store.delete(None, None).expect("deleted");
+    world.settled();
+    assert!(!world.state.path().join("bodies").join(name).exists());
+    assert!(folder.path().join("bodies").join(name).exists());
+    assert!(!folder.path().join("queue.sqlite-wal").exists(), "the file alone is the database");
+}
+
+#[test]
+fn a_copy_without_a_body_that_it_names_is_an_error() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), &noise(), &["bob@tox.alt"]);
+    let (folder, contents) = copied(&world);
+    let body = folder.path().join("bodies").join(&contents.bodies[0].0);
+    std::fs::write(&body, b"short").expect("written");
+    let error = backup::mark(folder.path(), &mark(1, 2, false)).expect_err("too short").to_string();
+    assert!(error.contains("5 octets"), "{error}");
+    std::fs::remove_file(&body).expect("removed");
+    let error = backup::mark(folder.path(), &mark(1, 2, false)).expect_err("gone").to_string();
+    assert!(error.contains("missing"), "{error}");
+    std::fs::remove_file(world.state.path().join("bodies").join(&contents.bodies[0].0)).expect("removed");
+    let again = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(again.path().join("bodies")).expect("made");
+    let error = backup::copy(world.state.path(), again.path()).expect_err("gone").to_string();
+    assert!(error.contains("nothing was backed up"), "{error}");
+}
+
+#[test]
+fn a_restore_reuses_no_row_id_however_often_it_is_done() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    let (first, _) = copied(&world);
+    let (second, _) = copied(&world);
+    backup::mark(first.path(), &mark(1_000, 2_000, false)).expect("marked");
+    backup::mark(second.path(), &mark(1_000, 2_001, false)).expect("marked");
+    for table in ["mail", "recipient", "notice"] {
+        let (live, one, two) = match table {
+            "notice" => (0, next_row(first.path(), table), next_row(second.path(), table)),
+            _ => (next_row(world.state.path(), table), next_row(first.path(), table), next_row(second.path(), table)),
+        };
+        // As far apart as rows are ever made in a second.
+        assert!(one - live > 1 << 30 && two - one >= 1 << 31, "{table}: {live}, {one}, {two}");
+    }
+    // Again in the same second, and with a clock that went back.
+    let again = backup::mark(second.path(), &mark(1_000, 2_001, false)).expect("marked");
+    let back = backup::mark(second.path(), &mark(1_000, 1_500, false)).expect("marked");
+    assert_eq!((again.epoch, back.epoch), (2_002, 2_003));
+}
+
+#[test]
+fn restored_mail_keeps_its_mail_id_and_its_lifetime_begins_anew() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    world.store.link_up("alice", PEER, 1, 8, 8);
+    let sent = world.work().transfers[0].id;
+    let (folder, _) = copied(&world);
+    let now = 2_000_000;
+    let marked = backup::mark(folder.path(), &mark(now - 86_400, now, false)).expect("marked");
+    assert_eq!((marked.recipients, marked.on_hold), (1, false));
+    let reader = Reader::open(folder.path()).expect("a reader");
+    let line = &reader.queue(None, "", 10).expect("read")[0];
+    assert!(line.restored && !line.sending && !line.on_hold);
+    assert_eq!((line.transfer, line.expires), (sent, now * 1000 + 5 * 86_400_000));
+
+    let policy = Policy {
+        now: Box::new(move || now * 1000 + 6 * 86_400_000),
+        retry_min: 60_000,
+        retry_max: 3_600_000,
+        delay_notice: 600_000,
+        notice: Box::new(|report| Some(format!("{} {}", report.status, report.text).into_bytes())),
+    };
+    let (store, thread) = Store::open(folder.path(), policy, |_| {}).expect("a store");
+    for _ in 0..2 {
+        store.flush(None, None, None).expect("the store answers");
+    }
+    let notices = reader.notices().expect("read");
+    let texts: Vec<String> = notices
+        .iter()
+        .map(|(id, _)| reader.notice(*id).expect("read").expect("there").content)
+        .map(|content| String::from_utf8(content).expect("UTF-8"))
+        .collect();
+    assert_eq!(texts.len(), 1, "no notice of delay: {texts:?}");
+    assert!(texts[0].contains("may have been delivered before"), "{texts:?}");
+    store.stop();
+    thread.join().expect("stopped");
+}
+
+#[test]
+fn mail_of_a_backup_older_than_its_peers_remember_is_restored_on_hold() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    let lifetime = 5 * 86_400;
+    for (age, hold, on_hold) in
+        [(0, false, false), (0, true, true), (MONTH - lifetime - 1, false, false), (MONTH - lifetime + 1, false, true)]
+    {
+        let (folder, _) = copied(&world);
+        let now = 100_000_000;
+        let marked = backup::mark(folder.path(), &mark(now - age, now, hold)).expect("marked");
+        assert_eq!(marked.on_hold, on_hold, "{age} s old");
+        let reader = Reader::open(folder.path()).expect("a reader");
+        assert_eq!(reader.queue(None, "", 10).expect("read")[0].on_hold, on_hold);
+    }
+}
+
+#[test]
+fn a_delivery_that_was_under_way_is_not_taken_for_done_after_a_restore() {
+    let world = World::new();
+    let received = Received {
+        account: "alice".into(),
+        peer: PEER,
+        transfer: MailId([5; 16]),
+        mailbox: "alice".into(),
+        maildir: "/maildir".into(),
+        file: "f".into(),
+    };
+    let done = Received { transfer: MailId([6; 16]), ..received.clone() };
+    for mail in [&received, &done] {
+        let (sender, receiver) = mpsc::channel();
+        let answer = move |result| sender.send(result).expect("somebody waits");
+        world.store.record_received(vec![mail.clone()], 1_000_000, answer);
+        assert_eq!(receiver.recv().expect("an answer"), Ok(vec![true]));
+    }
+    world.store.published(vec![done.clone()]);
+    world.settled();
+    let (folder, _) = copied(&world);
+    backup::mark(folder.path(), &mark(1_000, 2_000, false)).expect("marked");
+    let reader = Reader::open(folder.path()).expect("a reader");
+    let has = |mail: &Received| reader.received("alice", &PEER, &mail.transfer, "alice").expect("read");
+    assert_eq!((has(&received), has(&done)), (None, Some(true)));
 }

@@ -279,6 +279,18 @@ impl Tox {
         ToxId::from_octets(&octets).expect("toxcore computes the checksum of its own address")
     }
 
+    /// The part of our Tox ID that strangers must know to ask us.
+    pub fn nospam(&self) -> u32 {
+        // SAFETY: the instance is alive.
+        unsafe { sys::tox_self_get_nospam(self.raw.as_ptr()) }
+    }
+
+    /// Changes that part, and with it the Tox ID; requests to the old one are not heard any more.
+    pub fn set_nospam(&mut self, nospam: u32) {
+        // SAFETY: the instance is alive.
+        unsafe { sys::tox_self_set_nospam(self.raw.as_ptr(), nospam) };
+    }
+
     /// Our own connection to the DHT.
     pub fn connection(&self) -> Connection {
         // SAFETY: the instance is alive.

@@ -272,6 +272,12 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn tox_self_get_address(tox: *const Tox, address: *mut u8);
 }
+unsafe extern "C" {
+    pub fn tox_self_set_nospam(tox: *mut Tox, nospam: u32);
+}
+unsafe extern "C" {
+    pub fn tox_self_get_nospam(tox: *const Tox) -> u32;
+}
 impl Tox_Err_Set_Info {
     pub const TOX_ERR_SET_INFO_OK: Tox_Err_Set_Info = Tox_Err_Set_Info(0);
 }

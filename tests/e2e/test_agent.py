@@ -934,7 +934,7 @@ class ProcessTest(NetworkCase):
         self.assertEqual(plain.tox_id, tox_id)
         plain.stop()
         plain_file.chmod(0o640)
-        self.assert_fails(plain, "others may read this secret: chmod 600")
+        self.assert_fails(plain, f"others may read the secret key .*chmod 600 {plain_file}")
 
     def assert_fails(self, agent: Agent, words: str) -> None:
         """It does not start, and says why."""

@@ -77,6 +77,15 @@ impl Backend for Fake {
         };
         Ok((first..2500).take(limit).map(mail).collect())
     }
+    fn change_queue(&self, step: QueueStep, what: Selection) -> Result<Touched, Failure> {
+        match what.queue_id.as_deref() {
+            Some("busy") => Err(Failure::Conflict("being sent".into())),
+            _ => Ok(Touched { recipients: step as u64, sending: 1 }),
+        }
+    }
+    fn rotate_nospam(&self, account: Option<&str>) -> Result<NewId, Failure> {
+        Ok(NewId { account: account.unwrap_or("alice").into(), tox_id: "NEW".into(), before: "OLD".into() })
+    }
     fn flush(&self, _: Flush) -> Result<Flushed, Failure> {
         Ok(Flushed { recipients: 7 })
     }
@@ -146,6 +155,17 @@ fn failures_become_statuses_and_all_errors_are_json() {
         (format!("POST /v1/requests/K/refuse HTTP/1.1{JSON}"), "{\"silent\":true}", 200, "{\"tell\":false}"),
         (format!("POST /v1/requests/K/refuse HTTP/1.1{JSON}"), "{}", 200, "{\"tell\":true}"),
         (format!("POST /v1/queue/flush HTTP/1.1{JSON}"), "{}", 200, "{\"recipients\":7}"),
+        (format!("POST /v1/queue/hold HTTP/1.1{JSON}"), "{}", 200, "{\"recipients\":0,\"sending\":1}"),
+        (format!("POST /v1/queue/release HTTP/1.1{JSON}"), "{}", 200, "{\"recipients\":1,\"sending\":1}"),
+        (format!("POST /v1/queue/delete HTTP/1.1{JSON}"), "{}", 200, "{\"recipients\":2,\"sending\":1}"),
+        (format!("POST /v1/queue/delete HTTP/1.1{JSON}"), "{\"queue_id\":\"busy\"}", 409, "being sent"),
+        (format!("POST /v1/queue/delete HTTP/1.1{JSON}"), "{\"queueid\":\"Q\"}", 422, "unknown field"),
+        (
+            format!("POST /v1/nospam/rotate?account=bob HTTP/1.1{JSON}"),
+            "",
+            200,
+            "{\"account\":\"bob\",\"tox_id\":\"NEW\",\"before\":\"OLD\"}",
+        ),
         ("GET /v2/status HTTP/1.1".into(), "", 404, "\"error\""),
         ("PUT /v1/status HTTP/1.1".into(), "", 405, "\"error\""),
     ] {
