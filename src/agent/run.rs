@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,10 +30,12 @@ use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lmtp;
 use crate::mail::status::Refusal;
+use crate::socket::{self, Passed};
 use crate::store::{DENIAL_WAIT, Event, Policy, Reader, Store};
 use crate::telemetry::clock::Clock;
+use crate::telemetry::notify;
 use crate::tox::{self, Tox};
-use crate::{control, dns, socket, telemetry};
+use crate::{control, dns, telemetry};
 
 /// How often disk space is looked at and waiting notices are tried again.
 const TICK: Duration = Duration::from_secs(5);
@@ -57,6 +60,7 @@ struct Arguments {
 /// Runs the agent until SIGTERM or SIGINT; its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = Arguments::parse_from(arguments);
+    let passed = Passed::take();
     let config = match config::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
@@ -67,7 +71,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     telemetry::log::init(config.log.level, config.log.syslog, config.log.stderr, "tox-agent");
-    let result = run(&config, &arguments.config);
+    let result = passed.context("the service manager").and_then(|passed| run(&config, &arguments.config, passed));
     if let Err(error) = &result {
         log::error!("{error:#}");
     }
@@ -210,7 +214,31 @@ fn uids(users: &[User]) -> anyhow::Result<Option<Vec<u32>>> {
     Ok(Some(uids))
 }
 
-fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
+/// The listening socket `name`, as the service manager passed it, or bound here: then it is ours to remove.
+fn listener(
+    passed: &mut Passed,
+    name: &str,
+    path: &Path,
+    mode: u32,
+    group: Option<&str>,
+) -> anyhow::Result<(UnixListener, bool)> {
+    let Some(socket) = passed.remove(name) else {
+        let bound = socket::bind(path, mode, group);
+        return Ok((bound.with_context(|| format!("cannot open the {name} socket {}", path.display()))?, true));
+    };
+    let address = socket.local_addr()?;
+    match address.as_pathname() {
+        Some(real) if real == path => {}
+        real => log::warn!(
+            "the service manager has opened {}, which is the {name} socket now, not {name}.socket = \"{}\"",
+            real.map_or_else(|| "an unnamed socket".into(), |real| real.display().to_string()),
+            path.display()
+        ),
+    }
+    Ok((socket, false))
+}
+
+fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     log::info!("tox-agent {} starts, libtoxcore {}, {}", env!("CARGO_PKG_VERSION"), tox::version(), path.display());
     let lock = make_folders(&config.state_dir)?;
     let clock = Arc::new(Clock::start(&config.state_dir.join("clock")));
@@ -320,7 +348,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
 
     // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
     let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
-    let served = serve(config, &runtime, &names, requests, &pool, &reader, &alive);
+    let served = serve(config, passed, &runtime, &names, requests, &pool, &reader, &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
@@ -340,6 +368,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
 #[allow(clippy::too_many_arguments, reason = "called once")]
 fn serve(
     config: &Config,
+    mut passed: Passed,
     runtime: &tokio::runtime::Runtime,
     names: &Arc<Names>,
     requests: tokio::sync::mpsc::Receiver<(usize, PublicKey)>,
@@ -376,14 +405,19 @@ fn serve(
         allow_uids: uids(&config.lmtp.allow_users)?,
     };
     let options = control::server::Options { allow_uids: uids(&config.control.allow_users)?, ..Default::default() };
-    let lmtp_socket = socket::bind(&config.lmtp.socket, config.lmtp.mode, config.lmtp.group.as_deref())
-        .with_context(|| format!("cannot open the LMTP socket {}", config.lmtp.socket.display()))?;
-    let control_socket = socket::bind(&config.control.socket, config.control.mode, config.control.group.as_deref())
-        .with_context(|| format!("cannot open the control socket {}", config.control.socket.display()))?;
+    let (lmtp, control) = (&config.lmtp, &config.control);
+    let (lmtp_socket, own_lmtp) = listener(&mut passed, "lmtp", &lmtp.socket, lmtp.mode, lmtp.group.as_deref())?;
+    let (control_socket, own_control) =
+        listener(&mut passed, "control", &control.socket, control.mode, control.group.as_deref())?;
+    for name in passed.names() {
+        log::warn!(
+            "the service manager passed a socket `{name}`; known are `lmtp` and `control` (FileDescriptorName=)"
+        );
+    }
+    drop(passed);
 
     runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
-        lmtp_socket.set_nonblocking(true)?;
         let lmtp_socket = tokio::net::UnixListener::from_std(lmtp_socket)?;
         let mail = tokio::spawn(lmtp::serve(lmtp_socket, Arc::new(queueing), limits, stopped.clone()));
         let control = tokio::spawn(control::server::serve(control_socket, Arc::new(manager), options, stopped.clone()));
@@ -397,6 +431,7 @@ fn serve(
         let mut failed = false;
         let mut storage: Option<Option<Refusal>> = None;
         log::info!("ready");
+        notify::ready();
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -439,6 +474,7 @@ fn serve(
             }
         }
         log::info!("stopping");
+        notify::stopping();
         let _ = stop.send(true);
         let _ = mail.await;
         let _ = control.await;
@@ -448,8 +484,10 @@ fn serve(
         }
         anyhow::Ok(())
     })?;
-    for socket in [&config.lmtp.socket, &config.control.socket] {
-        let _ = std::fs::remove_file(socket);
+    for (path, own) in [(&lmtp.socket, own_lmtp), (&control.socket, own_control)] {
+        if own {
+            let _ = std::fs::remove_file(path);
+        }
     }
     Ok(())
 }
