@@ -362,6 +362,20 @@ async fn shutdown_ends_idle_sessions_and_lets_mails_finish() {
 }
 
 #[tokio::test]
+async fn who_has_just_connected_hands_over_its_mail_before_a_shutdown() {
+    let mut server = Server::start(limits());
+    let mut client = server.raw().await;
+    client.expect(&["220"]).await;
+    server.stop.send_replace(true);
+    client.say("LHLO x\r\n").await;
+    client.expect(&["250"; 8]).await;
+    client.say(&transaction("a@x", &["b@y"], b"x\n")).await;
+    client.expect(&["250", "250", "354", "250 2.0.0"]).await;
+    client.expect(&["421 4.3.2"]).await;
+    (&mut server.served).await.expect("serve returns");
+}
+
+#[tokio::test]
 async fn nonsense_is_cut_off() {
     let server = Server::start(limits());
     let mut client = server.raw().await;

@@ -15,6 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::delivery::DeliveryPool;
 use super::directory::Directory;
+use super::health::Pulse;
 use super::partial::Partials;
 use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
@@ -92,6 +93,8 @@ pub struct Handle {
     waker: Arc<EventFd>,
     /// What the thread shows.
     pub snapshot: Arc<Mutex<Snapshot>>,
+    /// Whether its loop turns.
+    pub pulse: Pulse,
 }
 
 impl Handle {
@@ -103,15 +106,21 @@ impl Handle {
         let (commands, inbox) = std::sync::mpsc::channel();
         let waker = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let snapshot = Snapshot { connection: Connection::Offline, online: HashMap::new() };
-        Ok((Self { commands, waker, snapshot: Arc::new(Mutex::new(snapshot)) }, inbox))
+        let snapshot = Arc::new(Mutex::new(snapshot));
+        Ok((Self { commands, waker, snapshot, pulse: Pulse::default() }, inbox))
     }
 
     /// Asks something of the thread; without effect when it has ended.
     pub fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
-            // Full means that the thread is already to wake.
-            let _ = self.waker.write(1);
+            self.wake();
         }
+    }
+
+    /// Has the thread turn its loop once.
+    pub fn wake(&self) {
+        // Full means that it is already to wake.
+        let _ = self.waker.write(1);
     }
 
     /// What the thread showed last.
@@ -291,6 +300,7 @@ impl AccountThread {
             }
             self.act(&mut actions);
             self.look_after(&mut actions);
+            self.handle.pulse.beat();
         }
         self.save();
     }

@@ -104,6 +104,11 @@ impl Directory {
         contacts.get(account)?.get(key)?.clone()
     }
 
+    /// How many contacts all accounts have.
+    pub fn contact_count(&self) -> usize {
+        self.contacts.read().unwrap_or_else(PoisonError::into_inner).iter().map(HashMap::len).sum()
+    }
+
     /// A contact is there now, or has another nickname.
     pub fn put(&self, account: usize, key: PublicKey, nick: Option<String>) {
         if let Some(contacts) = self.contacts.write().unwrap_or_else(PoisonError::into_inner).get_mut(account) {

@@ -6,6 +6,7 @@ mod account;
 mod contacts;
 mod delivery;
 mod directory;
+mod health;
 mod manage;
 mod names;
 mod notices;

@@ -21,6 +21,7 @@ use super::account::{AccountThread, Command, Handle, Identity, Shared};
 use super::contacts::Contacts;
 use super::delivery::{self, DeliveryPool};
 use super::directory::{self, Directory};
+use super::health::{self, Watchdog};
 use super::manage::Manager;
 use super::names::Names;
 use super::submission::Queueing;
@@ -430,6 +431,10 @@ fn serve(
         let mut counted = Instant::now();
         let mut failed = false;
         let mut storage: Option<Option<Refusal>> = None;
+        let mut shown = String::new();
+        let names_of_handles = directory.accounts().iter().map(|account| account.name.clone()).zip(handles.clone());
+        let mut watchdog =
+            notify::watchdog().map(|patience| Watchdog::new(patience, names_of_handles.collect(), store.clone()));
         log::info!("ready");
         notify::ready();
         loop {
@@ -437,6 +442,11 @@ fn serve(
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => log::info!("SIGHUP: restart the agent to read its configuration again"),
+                () = due(&mut watchdog) => {
+                    if let Some(watchdog) = &mut watchdog {
+                        watchdog.look();
+                    }
+                }
                 _ = tick.tick() => {
                     keep(clock);
                     if !alive() {
@@ -470,6 +480,12 @@ fn serve(
                             Err(error) => log::error!("cannot read the queue: {error}"),
                         }
                     }
+                    if let Ok(line) = standing(reader, directory, handles)
+                        && line != shown
+                    {
+                        notify::status(&line);
+                        shown = line;
+                    }
                 }
             }
         }
@@ -490,6 +506,20 @@ fn serve(
         }
     }
     Ok(())
+}
+
+/// Waits until the watchdog wants to look; forever if there is none.
+async fn due(watchdog: &mut Option<Watchdog>) {
+    match watchdog {
+        Some(watchdog) => watchdog.due().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The line that the service manager shows.
+fn standing(reader: &Reader, directory: &Directory, handles: &[Handle]) -> rusqlite::Result<String> {
+    let online = handles.iter().map(|handle| handle.snapshot().online.len()).sum();
+    Ok(health::line(online, directory.contact_count(), reader.queue_summary(None)?.mails, reader.held_mails()?))
 }
 
 fn keep(clock: &Clock) {

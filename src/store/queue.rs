@@ -566,6 +566,15 @@ impl Reader {
             })
     }
 
+    /// How many mails wait for a name to lead to an accepted key.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn held_mails(&self) -> rusqlite::Result<u64> {
+        let held = "SELECT count(DISTINCT mail) FROM recipient WHERE name IS NOT NULL AND peer IS NULL";
+        self.connection.prepare_cached(held)?.query_row([], |row| row.get::<_, i64>(0)).map(|n| n as u64)
+    }
+
     /// The recipients of up to `limit` mails whose queue id is greater than `after`, in order of queue ids, which is the
     /// order of arrival.
     ///

@@ -125,6 +125,11 @@ impl Store {
         let _ = self.jobs.send(Message::Stop);
     }
 
+    /// Calls `done` in the writer's thread, once what was given before is carried out or has failed.
+    pub fn ping(&self, done: impl FnOnce() + Send + 'static) {
+        self.submit(|_| Ok(()), |_| done());
+    }
+
     /// Runs `work` in a transaction; `done` gets its result after the commit, in the writer's thread.
     pub(super) fn submit<T: Send + 'static>(
         &self,
