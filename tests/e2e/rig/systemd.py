@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rig.agent import PROGRAMS
+from rig.agent import PROGRAMS, Agent, ToxctlError
 from rig.sandbox import Process, RigError, Sandbox, descendants
 from rig.wait import wait_for
 
@@ -153,6 +153,10 @@ class Machine:
         """What is in a file there."""
         return self.run("cat", path).stdout
 
+    def path(self, path: str) -> Path:
+        """A path of the machine as it is reached from outside. Symbolic links with an absolute target lead astray."""
+        return Path(f"/proc/{self.init}/root{path}")
+
     def exists(self, path: str) -> bool:
         """Whether there is something at this path."""
         return self.run("test", "-e", path, check=False).returncode == 0
@@ -163,6 +167,10 @@ class Machine:
             if _ns_pids(process)[1:] == [pid]:
                 return process
         raise RigError(f"the machine has no process {pid}")
+
+    def require_alive(self) -> None:
+        """Raise, with what it said last, if it has ended."""
+        self._process.require_alive()
 
     def poweroff(self) -> None:
         """Switch it off in good order, and wait until it is."""
@@ -180,6 +188,31 @@ class Machine:
     def _keep_journal(self) -> None:
         if self._process.alive():
             self._journal.write_text(self.journal())
+
+
+class ServiceAgent(Agent):
+    """The agent of a unit in a machine, as far as toxctl and the service manager reach."""
+
+    def __init__(
+        self, machine: Machine, name: str, unit: str, *, control: str = "/run/tox-agent/control.sock"
+    ) -> None:
+        # Nothing of Agent's own: systemd starts it, and its files are the machine's.
+        self.name = name
+        self.unit = unit
+        self._machine = machine
+        self._control = control
+
+    def ctl(self, *args: str) -> str:
+        """What `toxctl ARGS` prints."""
+        done = self._machine.run("toxctl", "--socket", self._control, *args, check=False)
+        if done.returncode != 0:
+            words = (done.stdout + done.stderr).decode(errors="replace").strip()
+            raise ToxctlError(f"{self.name}: toxctl {' '.join(args)} ended with status {done.returncode}: {words}")
+        return done.stdout.decode()
+
+    def require_alive(self) -> None:
+        """Raise if the machine has ended; its systemd looks after the agent."""
+        self._machine.require_alive()
 
 
 def install(machine: Machine, binaries: Path) -> None:
