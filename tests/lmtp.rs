@@ -119,7 +119,7 @@ impl Server {
         let (sender, events) = mpsc::unbounded_channel();
         let agent = Arc::new(Agent { events: sender, gate: Arc::new(Notify::new()), submitters: Mutex::default() });
         let (stop, stopping) = watch::channel(false);
-        let served = tokio::spawn(serve(listener, agent.clone(), limits, stopping));
+        let served = tokio::spawn(serve(listener, agent.clone(), watch::channel(Arc::new(limits)).1, stopping));
         Self { path, events, agent, stop, served, _dir: dir }
     }
 

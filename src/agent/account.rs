@@ -71,6 +71,10 @@ pub enum Command {
     RemoveFriend(PublicKey),
     /// Tell the octets sent of each transfer under way.
     Progress(Sender<HashMap<MailId, u64>>),
+    /// Rules that hold from now on.
+    Rules(Box<Rules>),
+    /// Nodes by which the network is entered from now on.
+    Nodes(Vec<BootstrapNode>),
     /// Addresses of bootstrap nodes.
     Bootstrap(Vec<(String, u16, Vec<u16>, PublicKey)>),
     /// Say goodbye and end.
@@ -616,6 +620,8 @@ impl AccountThread {
                 let progress = self.connections.keys().flat_map(|peer| self.engine.progress(peer)).collect();
                 let _ = reply.send(progress);
             }
+            Command::Rules(rules) => self.engine.set_rules(*rules),
+            Command::Nodes(nodes) => self.bootstrap_nodes = nodes,
             Command::Bootstrap(nodes) => {
                 for (host, port, tcp_ports, key) in nodes {
                     self.tox.bootstrap(&host, port, &tcp_ports, &key);
@@ -724,7 +730,8 @@ impl AccountThread {
                 self.shared.store.outcome(peer, transfer, index, outcome);
             }
             Action::Lookup { peer, stream, id, mailboxes, partial } => {
-                let account = &self.shared.directory.accounts()[self.number];
+                let accounts = self.shared.directory.accounts();
+                let account = &accounts[self.number];
                 let has =
                     |mailbox: &usize| self.reader.received(&self.name, &peer, &id, &account.mailboxes[*mailbox].name);
                 let stored: rusqlite::Result<Vec<Option<bool>>> = mailboxes.iter().map(has).collect();

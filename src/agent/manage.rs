@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::account::Command;
 use super::contacts::Contacts;
 use super::names::Names;
+use super::reload::Reloader;
 use crate::control::{Backend, Failure, api};
 use crate::engine::transfer::MailId;
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
@@ -27,6 +28,8 @@ pub struct Manager {
     pub state_dir: PathBuf,
     /// The host's name in trace fields.
     pub hostname: String,
+    /// Reads the configuration again.
+    pub reloader: Arc<Reloader>,
     /// When the agent started.
     pub started: Instant,
 }
@@ -256,6 +259,10 @@ impl Backend for Manager {
         })
     }
 
+    fn reload(&self) -> Result<api::Reloaded, Failure> {
+        self.reloader.reload().map_err(|error| Failure::Invalid(format!("{error:#}")))
+    }
+
     fn contacts(&self, account: Option<&str>) -> Result<Vec<api::Contact>, Failure> {
         self.check_account(account)?;
         let reader = self.reader()?;
@@ -412,7 +419,7 @@ impl Backend for Manager {
     fn records(&self, account: Option<&str>) -> Result<Vec<api::Record>, Failure> {
         self.check_account(account)?;
         let mut records = Vec::new();
-        let accounts = self.contacts.directory.accounts();
+        let accounts = &self.contacts.directory.accounts();
         let published = futures_util::future::join_all((0..accounts.len()).map(|at| async move {
             match account.is_none_or(|account| account == accounts[at].name) {
                 true => self.names.published(at).await,

@@ -23,16 +23,17 @@ use super::delivery::{self, DeliveryPool};
 use super::directory::{self, Directory};
 use super::health::{self, Watchdog};
 use super::manage::Manager;
-use super::names::Names;
+use super::names::{Names, Settings};
+use super::reload::{Live, Reloader};
 use super::submission::Queueing;
-use crate::config::{self, Config, Passphrase, ProxyKind, User};
+use crate::config::{self, Config, Passphrase, PassphraseSource, ProxyKind, User};
 use crate::engine::rules::Rules;
 use crate::identity::tox_address;
-use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::identity::tox_id::PublicKey;
 use crate::lmtp;
 use crate::mail::status::Refusal;
 use crate::socket::{self, Passed};
-use crate::store::{DENIAL_WAIT, Event, Policy, Reader, Store};
+use crate::store::{DENIAL_WAIT, Event, Policy, Reader, Store, Times};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::notify;
 use crate::tox::{self, Tox};
@@ -129,7 +130,8 @@ fn tox_options(config: &Config, number: usize) -> tox::Options {
 /// The identity of the account `number`, made and stored first if it is new.
 fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identity)> {
     let account = &config.accounts[number];
-    let passphrase = account.passphrase_file.as_deref().map(Passphrase::read).transpose()?;
+    let file = account.passphrase.as_ref().map(PassphraseSource::file).transpose()?;
+    let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
     let identity = Identity::new(&config.state_dir, &account.name, passphrase);
     let shown = identity.path().display().to_string();
     let saved = identity.load().with_context(|| format!("cannot load the identity {shown}"))?;
@@ -137,7 +139,7 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
         .with_context(|| format!("account {}", account.name))?;
     tox.set_name(&account.name);
     // With a passphrase also an old one: until now it may have been in the clear.
-    if saved.is_none() || account.passphrase_file.is_some() {
+    if saved.is_none() || account.passphrase.is_some() {
         identity.store(&tox).with_context(|| format!("cannot store the identity {shown}"))?;
     }
     if saved.is_none() {
@@ -147,7 +149,8 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
     Ok((tox, identity))
 }
 
-fn directory_account(account: &config::Account, key: PublicKey) -> directory::Account {
+/// The account as mail sees it.
+pub(super) fn directory_account(account: &config::Account, key: PublicKey) -> directory::Account {
     let own = directory::Mailbox { name: account.name.clone(), maildir: account.maildir.clone() };
     let further =
         account.mailboxes.iter().map(|m| directory::Mailbox { name: m.name.clone(), maildir: m.maildir.clone() });
@@ -162,21 +165,16 @@ fn directory_account(account: &config::Account, key: PublicKey) -> directory::Ac
     }
 }
 
-fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
+/// Which mail the account takes.
+pub(super) fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
     let own = (account.name.as_str(), &account.addresses[..]);
     let further = account.mailboxes.iter().map(|m| (m.name.as_str(), &m.addresses[..]));
     let software = concat!("toxmail ", env!("CARGO_PKG_VERSION"));
     Rules::new(key, std::iter::once(own).chain(further), config.delivery.max_size, software)
 }
 
-/// What looks names up, as configured.
-fn names(
-    config: &Config,
-    contacts: Contacts,
-    ids: &[ToxId],
-    runtime: &tokio::runtime::Runtime,
-    wake: Arc<tokio::sync::Notify>,
-) -> anyhow::Result<Names> {
+/// What the configuration says of names.
+pub(super) fn name_settings(config: &Config) -> anyhow::Result<Settings> {
     let settings = &config.names;
     let domain = |keys: &config::DomainKeys| dns::Domain {
         name: keys.name.clone(),
@@ -191,19 +189,34 @@ fn names(
         domains: settings.domains.iter().map(domain).collect(),
     };
     let longest = settings.refresh.max(config.queue.retry_max);
-    Ok(Names {
+    Ok(Settings {
         horizon: i64::try_from(longest.as_millis()).unwrap_or(i64::MAX).max(DENIAL_WAIT),
-        looking: std::sync::atomic::AtomicUsize::new(0),
         resolver: if settings.lookup { Some(dns::Resolver::new(options)?) } else { None },
         policy: settings.policy,
         incoming: settings.incoming,
         refresh: i64::try_from(settings.refresh.as_millis()).unwrap_or(i64::MAX),
-        contacts,
-        ids: ids.to_vec(),
-        state_dir: config.state_dir.clone(),
-        runtime: runtime.handle().clone(),
-        wake,
-        authors: std::sync::Mutex::default(),
+    })
+}
+
+/// The waiting times of the queue.
+pub(super) fn times(config: &Config) -> Times {
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Times {
+        retry_min: milliseconds(config.queue.retry_min),
+        retry_max: milliseconds(config.queue.retry_max),
+        delay_notice: i64::try_from(config.queue.delay_notice.as_millis()).unwrap_or(i64::MAX),
+    }
+}
+
+/// What the LMTP server goes by.
+pub(super) fn limits(config: &Config) -> anyhow::Result<lmtp::Limits> {
+    Ok(lmtp::Limits {
+        max_size: config.lmtp.max_size,
+        max_recipients: config.lmtp.max_recipients,
+        max_connections: config.lmtp.max_connections,
+        timeout: config.lmtp.timeout,
+        hostname: config.hostname.clone(),
+        allow_uids: uids(&config.lmtp.allow_users).context("lmtp.allow_users")?,
     })
 }
 
@@ -211,7 +224,7 @@ fn uids(users: &[User]) -> anyhow::Result<Option<Vec<u32>>> {
     if users.is_empty() {
         return Ok(None);
     }
-    let uids = users.iter().map(User::uid).collect::<io::Result<Vec<u32>>>().context("allow_users")?;
+    let uids = users.iter().map(User::uid).collect::<io::Result<Vec<u32>>>()?;
     Ok(Some(uids))
 }
 
@@ -256,13 +269,14 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     }
     let ids: Vec<_> = toxes.iter().map(|(tox, _)| tox.id()).collect();
 
-    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let live = Arc::new(Live::new(config.clone()));
+    let Times { retry_min, retry_max, delay_notice } = times(config);
     let queue_clock = clock.clone();
     let policy = Policy {
         now: Box::new(move || queue_clock.queue_ms()),
-        retry_min: milliseconds(config.queue.retry_min),
-        retry_max: milliseconds(config.queue.retry_max),
-        delay_notice: i64::try_from(config.queue.delay_notice.as_millis()).unwrap_or(i64::MAX),
+        retry_min,
+        retry_max,
+        delay_notice,
         notice: super::notices::composer(config.hostname.clone(), clock.clone()),
     };
     let pool_slot: Arc<OnceLock<Arc<DeliveryPool>>> = Arc::new(OnceLock::new());
@@ -310,7 +324,16 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let contacts =
         Contacts { store: store.clone(), directory: directory.clone(), handles: handles.clone(), clock: clock.clone() };
-    let names = Arc::new(names(config, contacts, &ids, &runtime, wake)?);
+    let names = Arc::new(Names {
+        settings: std::sync::RwLock::new(Arc::new(name_settings(config)?)),
+        looking: std::sync::atomic::AtomicUsize::new(0),
+        contacts,
+        ids: ids.clone(),
+        state_dir: config.state_dir.clone(),
+        runtime: runtime.handle().clone(),
+        wake,
+        authors: std::sync::Mutex::default(),
+    });
     delivery::recover(&store, &reader, &directory, clock.queue_ms())?;
     let pool = DeliveryPool::start(
         &store,
@@ -320,7 +343,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         &config.state_dir,
         &config.hostname,
         config.queue.notices.clone(),
-        config.delivery.min_free,
+        &live,
     )?;
     let pool = Arc::new(pool);
     let _ = pool_slot.set(pool.clone());
@@ -349,7 +372,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
 
     // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
     let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
-    let served = serve(config, passed, &runtime, &names, requests, &pool, &reader, &alive);
+    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
@@ -368,7 +391,8 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
 
 #[allow(clippy::too_many_arguments, reason = "called once")]
 fn serve(
-    config: &Config,
+    path: &Path,
+    live: &Arc<Live>,
     mut passed: Passed,
     runtime: &tokio::runtime::Runtime,
     names: &Arc<Names>,
@@ -378,34 +402,34 @@ fn serve(
     alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let Contacts { store, directory, handles, clock } = &names.contacts;
+    let config = live.get();
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
-    let lifetime = i64::try_from(config.queue.expire.as_millis()).unwrap_or(i64::MAX);
     let queueing = Queueing {
         store: store.clone(),
         directory: directory.clone(),
         clock: clock.clone(),
         state_dir: config.state_dir.clone(),
-        lifetime,
-        max_disk: config.queue.max_disk,
+        live: live.clone(),
         used_disk: used_disk.clone(),
-        min_free: config.delivery.min_free,
     };
+    let (limits, watched_limits) = watch::channel(Arc::new(limits(&config)?));
+    let reloader = Arc::new(Reloader {
+        path: path.to_owned(),
+        live: live.clone(),
+        names: names.clone(),
+        limits,
+        turn: std::sync::Mutex::default(),
+    });
     let manager = Manager {
+        reloader: reloader.clone(),
         contacts: names.contacts.clone(),
         names: names.clone(),
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
         started: Instant::now(),
     };
-    let limits = lmtp::Limits {
-        max_size: config.lmtp.max_size,
-        max_recipients: config.lmtp.max_recipients,
-        max_connections: config.lmtp.max_connections,
-        timeout: config.lmtp.timeout,
-        hostname: config.hostname.clone(),
-        allow_uids: uids(&config.lmtp.allow_users)?,
-    };
-    let options = control::server::Options { allow_uids: uids(&config.control.allow_users)?, ..Default::default() };
+    let allow_uids = uids(&config.control.allow_users).context("control.allow_users")?;
+    let options = control::server::Options { allow_uids, ..Default::default() };
     let (lmtp, control) = (&config.lmtp, &config.control);
     let (lmtp_socket, own_lmtp) = listener(&mut passed, "lmtp", &lmtp.socket, lmtp.mode, lmtp.group.as_deref())?;
     let (control_socket, own_control) =
@@ -420,7 +444,7 @@ fn serve(
     runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
         let lmtp_socket = tokio::net::UnixListener::from_std(lmtp_socket)?;
-        let mail = tokio::spawn(lmtp::serve(lmtp_socket, Arc::new(queueing), limits, stopped.clone()));
+        let mail = tokio::spawn(lmtp::serve(lmtp_socket, Arc::new(queueing), watched_limits, stopped.clone()));
         let control = tokio::spawn(control::server::serve(control_socket, Arc::new(manager), options, stopped.clone()));
         let looking = tokio::spawn(names.clone().run(requests, stopped));
         let mut terminate = signal(SignalKind::terminate())?;
@@ -432,16 +456,21 @@ fn serve(
         let mut failed = false;
         let mut storage: Option<Option<Refusal>> = None;
         let mut shown = String::new();
-        let names_of_handles = directory.accounts().iter().map(|account| account.name.clone()).zip(handles.clone());
-        let mut watchdog =
-            notify::watchdog().map(|patience| Watchdog::new(patience, names_of_handles.collect(), store.clone()));
+        let mut watchdog = notify::watchdog().map(|patience| {
+            let threads = config.accounts.iter().map(|account| account.name.clone()).zip(handles.clone());
+            Watchdog::new(patience, threads.collect(), store.clone())
+        });
         log::info!("ready");
         notify::ready();
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => log::info!("SIGHUP: restart the agent to read its configuration again"),
+                _ = hangup.recv() => {
+                    let reloader = reloader.clone();
+                    // It has told the log what came of it.
+                    drop(tokio::task::spawn_blocking(move || drop(reloader.reload())));
+                }
                 () = due(&mut watchdog) => {
                     if let Some(watchdog) = &mut watchdog {
                         watchdog.look();
@@ -453,7 +482,7 @@ fn serve(
                         failed = true;
                         break;
                     }
-                    let refusal = low_disk(config);
+                    let refusal = low_disk(&live.get());
                     if storage.as_ref() != Some(&refusal) {
                         if let Some(refusal) = &refusal {
                             log::error!("incoming mail is refused for now: {refusal}");

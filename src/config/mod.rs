@@ -7,6 +7,7 @@
 mod error;
 mod passphrase;
 mod raw;
+mod reload;
 pub mod units;
 
 use std::io;
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
-pub use passphrase::Passphrase;
+pub use passphrase::{Passphrase, PassphraseSource};
+pub use reload::{Change, compare};
 
 use crate::engine::trust::Policy;
 use crate::identity::tox_id::PublicKey;
@@ -234,8 +236,8 @@ pub struct Account {
     pub senders: Vec<Address>,
     /// The Maildir; absolute, unique.
     pub maildir: PathBuf,
-    /// The file with the passphrase of the savedata; absolute.
-    pub passphrase_file: Option<PathBuf>,
+    /// Where the passphrase of the savedata is.
+    pub passphrase: Option<PassphraseSource>,
     /// Further mailboxes under the same Tox identity.
     pub mailboxes: Vec<Mailbox>,
 }

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problems};
 use super::{
     Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, Delivery, DomainKeys, Incoming, Lmtp, Log,
-    Mailbox, Names, Proxy, ProxyKind, Queue, Tox, User, units,
+    Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Tox, User, units,
 };
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
@@ -155,6 +155,7 @@ struct RawAccount {
     senders: Vec<Spanned<String>>,
     maildir: Spanned<String>,
     passphrase_file: Given<String>,
+    passphrase_credential: Given<String>,
     #[serde(default)]
     mailbox: Vec<RawMailbox>,
 }
@@ -487,7 +488,10 @@ impl Checker<'_, '_> {
         let addresses = self.addresses("addresses", raw.addresses, &owner, None, seen);
         let senders = self.addresses("senders", raw.senders, &owner, Some(&owner), seen);
         let maildir = self.maildir(raw.maildir, seen);
-        let passphrase_file = self.take(raw.passphrase_file, None, |p| absolute("passphrase_file", &p).map(Some));
+        let file = self.take(raw.passphrase_file, None, |p| absolute("passphrase_file", &p).map(Some));
+        let also = file.is_some();
+        let credential = self.take(raw.passphrase_credential, None, |name| credential(name, also).map(Some));
+        let passphrase = credential.map(PassphraseSource::Credential).or(file.map(PassphraseSource::File));
         let mut names = BTreeMap::new();
         let mut mailboxes = Vec::new();
         for mailbox in raw.mailbox {
@@ -511,7 +515,7 @@ impl Checker<'_, '_> {
                 mailboxes.push(Mailbox { name, addresses, maildir });
             }
         }
-        Some(Account { name: named?, addresses, senders, maildir: maildir?, passphrase_file, mailboxes })
+        Some(Account { name: named?, addresses, senders, maildir: maildir?, passphrase, mailboxes })
     }
 
     /// `shared` is an owner whose other list may hold the same address: an address of an account is its sender anyway.
@@ -591,6 +595,17 @@ fn mode(key: &str, text: &str) -> Result<u32, String> {
         Ok(mode) if octal && mode <= 0o777 => Ok(mode),
         _ => Err(format!("{key} is a file mode of octal digits, as in \"0660\"")),
     }
+}
+
+/// The name of a credential, as systemd.exec(5) has it: that of a file.
+fn credential(name: String, also_file: bool) -> Result<String, String> {
+    if also_file {
+        return Err("passphrase_credential: there is a passphrase_file already".into());
+    }
+    if plain_name(&name) && !name.starts_with('.') {
+        return Ok(name);
+    }
+    Err(format!("passphrase_credential: `{}` is no name of a credential", name.escape_debug()))
 }
 
 fn plain_name(name: &str) -> bool {

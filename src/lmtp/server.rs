@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::unistd::{Uid, User, geteuid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -37,11 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub async fn serve(
     listener: UnixListener,
     submission: Arc<dyn Submission>,
-    limits: Limits,
+    limits: watch::Receiver<Arc<Limits>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let limits = Arc::new(limits);
-    let room = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut sessions = JoinSet::new();
     let asked = shutdown.clone();
     loop {
@@ -61,14 +59,18 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
+        // A session goes by the limits of its beginning.
+        let limits = limits.borrow().clone();
+        while let Some(ended) = sessions.try_join_next() {
+            report(ended);
+        }
+        if sessions.len() >= limits.max_connections {
             log::warn!("lmtp: more than {} connections", limits.max_connections);
             turn_away(stream);
             continue;
-        };
-        let (submission, limits, asked) = (submission.clone(), limits.clone(), asked.clone());
+        }
+        let (submission, asked) = (submission.clone(), asked.clone());
         sessions.spawn(async move {
-            let _permit = permit;
             if let Err(error) = converse(stream, &*submission, limits, asked).await {
                 log::debug!("lmtp: connection lost: {error}");
             }

@@ -33,6 +33,24 @@ pub struct Policy {
     pub notice: Composer,
 }
 
+/// The waiting times of a [`Policy`], for changing them.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// As in [`Policy`].
+    pub retry_min: u64,
+    /// As in [`Policy`].
+    pub retry_max: u64,
+    /// As in [`Policy`].
+    pub delay_notice: i64,
+}
+
+impl Policy {
+    pub(super) fn set_times(&mut self, times: Times) {
+        let Times { retry_min, retry_max, delay_notice } = times;
+        (self.retry_min, self.retry_max, self.delay_notice) = (retry_min, retry_max, delay_notice);
+    }
+}
+
 /// Composes the content of a notice.
 pub type Composer = Box<dyn Fn(&Report<'_>) -> Option<Vec<u8>> + Send + Sync>;
 

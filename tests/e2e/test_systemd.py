@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import unittest
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -68,25 +69,24 @@ class SystemdTest(SandboxCase):
         befriend(cls.alice, cls.bob)
 
     @classmethod
-    def config(cls, *, level: str = "info", senders: list[str] | None = None, extra: str = "") -> str:
+    def config(cls, *, level: str = "info", senders: Sequence[str] = (), port: int = 33445) -> str:
         """Alice's configuration."""
         return f"""
 [log]
 level = "{level}"
 [names]
 lookup = false
-{extra}
 [tox]
 ipv6 = false
 lan_discovery = false
-port_range = [33445, 33445]
+port_range = [{port}, {port}]
 {cls.node()}
 [[account]]
 name = "alice"
 addresses = ["{ALICE}"]
-senders = {json.dumps(senders or [])}
+senders = {json.dumps(list(senders))}
 maildir = "/var/lib/tox-agent/Maildir"
-passphrase_file = "/run/credentials/tox-agent.service/tox-agent.passphrase"
+passphrase_credential = "tox-agent.passphrase"
 """
 
     @classmethod
@@ -99,6 +99,15 @@ port = {node.port}
 key = "{node.key}"
 tcp_ports = [{node.tcp_port}]
 """
+
+    def configure(self, text: str) -> None:
+        """Put it where alice's agent finds it at the next reload."""
+        self.machine.write("/etc/tox-agent/tox-agent.toml", text, mode=0o640, group="tox-agent")
+
+    def refusal(self, sender: str) -> int:
+        """What alice's agent answers to this envelope sender."""
+        with LmtpClient(self.machine.path("/run/tox-agent/lmtp.sock")) as client:
+            return client.envelope(sender, [])[0].code
 
     def restarts(self) -> int:
         """How often systemd has started the agent anew by itself."""
@@ -125,6 +134,35 @@ tcp_ports = [{node.tcp_port}]
         self.assertTrue(self.machine.read("/var/lib/tox-agent/identities/alice.tox").startswith(b"toxEsave"))
         stored = self.machine.run("cat", "/etc/credstore/tox-agent.passphrase", user="tox-agent", check=False)
         self.assertNotEqual(stored.returncode, 0)
+
+    def test_a_reload_changes_what_it_can_names_the_rest_and_keeps_the_link(self) -> None:
+        work = "work@alice.example"
+        self.alice.wait_mail_link(self.bob)
+        main, log = self.machine.property(SERVICE, "MainPID"), len(self.bob.log)
+        self.addCleanup(self.machine.run, "toxctl", "reload")
+        self.addCleanup(self.configure, self.config())
+        self.assertEqual(self.refusal(work), 550)
+        self.configure(self.config(level="debug", senders=[work], port=33499))
+        self.machine.systemctl("reload", SERVICE)
+        self.assertEqual(self.refusal(work), 250)
+        journal = self.machine.journal("-u", SERVICE)
+        self.assertIn("configuration read again: log.level, account `alice`: senders", journal)
+        self.assertIn("needs a restart, and stays as it was: tox.port_range", journal)
+        self.assertIn("lmtp: connection of uid 0", journal)
+
+        self.configure(self.config() + "nonsense = 1\n")
+        failed = self.machine.run("systemctl", "reload", SERVICE, check=False)
+        self.assertNotEqual(failed.returncode, 0)
+        self.assertIn("unknown key `nonsense`", self.machine.journal("-u", SERVICE))
+        self.assertEqual(self.refusal(work), 250)
+
+        self.configure(self.config())
+        self.machine.systemctl("kill", "--signal=HUP", SERVICE)
+        wait_for("old senders", lambda: self.refusal(work) == 550)
+        self.machine.wait_property(SERVICE, "ActiveState", "active")
+        self.assertEqual(self.machine.property(SERVICE, "MainPID"), main)
+        self.assertTrue(self.alice.mail_link(self.bob))
+        self.assertNotIn("mail link with alice is down", self.bob.log[log:])
 
     def test_a_restart_under_load_defers_no_mail(self) -> None:
         before, lock = self.machine.property(SERVICE, "MainPID"), threading.Lock()

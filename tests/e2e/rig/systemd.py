@@ -82,7 +82,8 @@ umount -l old
 rmdir old
 # Otherwise no service can read its credentials.
 mount --make-rshared /
-exec env -i container=toxmail PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=basic.target --show-status=no
+exec env -i container=toxmail PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    /lib/systemd/systemd --unit=basic.target --show-status=no
 """
 
 _ENVIRONMENT = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]
@@ -108,7 +109,12 @@ class Machine:
         return self.run("systemctl", "is-system-running", check=False).stdout.decode().strip()
 
     def run(
-        self, *command: str | Path, stdin: bytes = b"", timeout: float = 60.0, check: bool = True, user: str | None = None
+        self,
+        *command: str | Path,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+        check: bool = True,
+        user: str | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command in there to its end, as root or `user`; raise with its words unless it succeeds."""
         return self._sandbox.run(self.inside(*command, user=user), stdin=stdin, timeout=timeout, check=check)
@@ -139,7 +145,9 @@ class Machine:
         """What the journal has: `journal("-u", UNIT)`."""
         return self.run("journalctl", "--no-pager", "-o", "short-monotonic", *words).stdout.decode(errors="replace")
 
-    def write(self, path: str, content: str | bytes, *, mode: int = 0o644, owner: str = "root", group: str = "") -> None:
+    def write(
+        self, path: str, content: str | bytes, *, mode: int = 0o644, owner: str = "root", group: str = ""
+    ) -> None:
         """Put a file there, and its folders where they are missing."""
         octets = content.encode() if isinstance(content, str) else content
         install = ["install", "-D", f"--mode={mode:o}", f"--owner={owner}", f"--group={group or owner}"]
