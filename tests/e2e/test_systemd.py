@@ -5,6 +5,8 @@ python3 -m unittest discover -s tests/e2e -p test_systemd.py      # TOXMAIL_BIN=
 
 import json
 import os
+import socket
+import subprocess
 import threading
 import unittest
 from collections.abc import Sequence
@@ -272,6 +274,54 @@ maildir = "/home/carol/Maildir"
         seen = machine.run("nsenter", f"--target={main}", "--mount", "ls", "-A", "/home", "/home/carol").stdout
         self.assertEqual(seen.split(), [b"/home:", b"carol", b"/home/carol:", b"Maildir"])
         machine.systemctl("disable", "--now", "tox-agent@carol.service", "tox-agent@carol.socket")
+
+    def test_only_a_listening_unix_socket_is_taken_over_and_its_path_wins(self) -> None:
+        folder = self.box.dir("passed")
+        passed = folder / "passed.sock"
+        config = folder / "agent.toml"
+        config.write_text(
+            f"""state_dir = "{folder}/state"
+[lmtp]
+socket = "{folder}/lmtp.sock"
+[control]
+socket = "{folder}/control.sock"
+[log]
+syslog = false
+[names]
+lookup = false
+[tox]
+ipv6 = false
+lan_discovery = false
+[[account]]
+name = "dave"
+maildir = "{folder}/Maildir"
+"""
+        )
+        exec_it = 'LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=lmtp exec "$@"'
+        for line in (f"exec 3</dev/null; {exec_it}", exec_it):
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(passed))
+                listener.listen()
+                agent = subprocess.Popen(
+                    ["sh", "-c", f"exec 3<&{listener.fileno()}; {line}", "sh", BIN / "tox-agent", "--config", config],
+                    pass_fds=[listener.fileno()],
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                assert agent.stderr is not None
+                with agent.stderr:
+                    if line != exec_it:
+                        self.assertIn("passed socket `lmtp`", agent.stderr.read())
+                        self.assertEqual(agent.wait(), 1)
+                    else:
+                        self.assertTrue(any(f"has opened {passed}" in said for said in agent.stderr))
+                        with LmtpClient(passed) as client:
+                            self.assertEqual(client.greeting.code, 220)
+                        agent.terminate()
+                        agent.stderr.read()
+                        self.assertEqual(agent.wait(), 0)
+            self.assertTrue(passed.exists())
+            passed.unlink()
 
     def test_zz_it_stops_in_good_order_and_its_socket_with_it(self) -> None:
         # While only the agent is stopped, the next mail would start it.
