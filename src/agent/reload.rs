@@ -48,8 +48,8 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Takes on what can be taken on, and tells what cannot without a restart. Blocks: it reads files, and asks the system
-    /// for users.
+    /// Takes on what can be taken on, and tells what cannot without a restart. Blocks: it reads files, and asks the
+    /// system for users.
     ///
     /// # Errors
     /// The file is faulty, or something it names is not there: nothing has changed then.

@@ -13,8 +13,8 @@ pub struct Change {
     pub restart: Vec<String>,
 }
 
-/// Compares the configuration in force with the file's as it was read now. Links and sockets stay as they are: what they
-/// were made with needs a restart, and so do accounts and mailboxes that come, go or move.
+/// Compares the configuration in force with the file's as it was read now. Links and sockets stay as they are: what
+/// they were made with needs a restart, and so do accounts and mailboxes that come, go or move.
 pub fn compare(running: &Config, read: Config) -> Change {
     let mut new = read;
     let mut lists = Lists::default();
@@ -100,8 +100,8 @@ impl Lists {
     }
 }
 
-/// The accounts in the order in which they run, as are their mailboxes, whose numbers mails under way hold. Where some of
-/// that cannot be changed all stays as it is: an address or a Maildir must not belong to two of them.
+/// The accounts in the order in which they run, as are their mailboxes, whose numbers mails under way hold. Where some
+/// of that cannot be changed all stays as it is: an address or a Maildir must not belong to two of them.
 fn accounts(running: &[Account], read: Vec<Account>, lists: &mut Lists) -> Vec<Account> {
     let named = |accounts: &[Account], name: &str| accounts.iter().find(|account| account.name == name).cloned();
     let before = lists.restart.len();
