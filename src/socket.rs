@@ -1,4 +1,5 @@
-//! Listening Unix sockets that only the right people reach. Uses nothing else of this library.
+//! Listening Unix sockets that only the right people reach: bound here, or by the service manager that started us. Uses
+//! nothing else of this library.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,7 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, connect, getsockopt, listen, socket, sockopt,
 };
 use nix::unistd::Group;
 
@@ -45,7 +46,10 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListe
     }
     let open_up = || -> io::Result<()> {
         // The group first: with the old group the new mode would let in the wrong people.
-        lchown(path, None, gid)?;
+        // Without one nothing is called that a unit's filter of system calls may forbid.
+        if gid.is_some() {
+            lchown(path, None, gid)?;
+        }
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         Ok(listen(&fd, Backlog::new(BACKLOG)?)?)
     };
@@ -54,6 +58,47 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListe
         return Err(error);
     }
     Ok(UnixListener::from(fd))
+}
+
+/// Listening sockets that the service manager opened and passed on (sd_listen_fds(3)), by their names.
+#[derive(Debug, Default)]
+pub struct Passed(Vec<(String, UnixListener)>);
+
+impl Passed {
+    /// Takes what was passed to this process. To be called once, before there are threads: it clears the environment.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`]: something that was passed is no listening Unix stream socket.
+    pub fn take() -> io::Result<Self> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut passed = listenfd::ListenFd::from_env();
+        let mut sockets = Vec::with_capacity(passed.len());
+        for number in 0..passed.len() {
+            let name = names.next().unwrap_or_default().to_owned();
+            let wrong =
+                |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("passed socket `{name}`: {why}"));
+            let taken = passed.take_unix_listener(number).map_err(|error| wrong(&error.to_string()))?;
+            let socket = taken.ok_or_else(|| wrong("taken already"))?;
+            if !getsockopt(&socket, sockopt::AcceptConn)? {
+                return Err(wrong("it does not listen"));
+            }
+            socket.set_nonblocking(true)?;
+            sockets.push((name, socket));
+        }
+        Ok(Self(sockets))
+    }
+
+    /// The socket of this name, if one was passed.
+    pub fn remove(&mut self, name: &str) -> Option<UnixListener> {
+        let at = self.0.iter().position(|(other, _)| other == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// The names of those that nobody has asked for.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
 }
 
 fn group_number(group: &str) -> io::Result<u32> {

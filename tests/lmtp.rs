@@ -119,7 +119,7 @@ impl Server {
         let (sender, events) = mpsc::unbounded_channel();
         let agent = Arc::new(Agent { events: sender, gate: Arc::new(Notify::new()), submitters: Mutex::default() });
         let (stop, stopping) = watch::channel(false);
-        let served = tokio::spawn(serve(listener, agent.clone(), limits, stopping));
+        let served = tokio::spawn(serve(listener, agent.clone(), watch::channel(Arc::new(limits)).1, stopping));
         Self { path, events, agent, stop, served, _dir: dir }
     }
 
@@ -359,6 +359,20 @@ async fn shutdown_ends_idle_sessions_and_lets_mails_finish() {
     (&mut server.served).await.expect("serve returns");
     let refused = UnixStream::connect(&server.path).await.map_err(|error| error.kind());
     assert_eq!(refused.err(), Some(io::ErrorKind::ConnectionRefused));
+}
+
+#[tokio::test]
+async fn who_has_just_connected_hands_over_its_mail_before_a_shutdown() {
+    let mut server = Server::start(limits());
+    let mut client = server.raw().await;
+    client.expect(&["220"]).await;
+    server.stop.send_replace(true);
+    client.say("LHLO x\r\n").await;
+    client.expect(&["250"; 8]).await;
+    client.say(&transaction("a@x", &["b@y"], b"x\n")).await;
+    client.expect(&["250", "250", "354", "250 2.0.0"]).await;
+    client.expect(&["421 4.3.2"]).await;
+    (&mut server.served).await.expect("serve returns");
 }
 
 #[tokio::test]

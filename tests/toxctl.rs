@@ -80,6 +80,11 @@ impl Fake {
 }
 
 impl Backend for Fake {
+    fn reload(&self) -> Result<Reloaded, Failure> {
+        self.note("reload".into());
+        Ok(Reloaded { applied: vec!["log.level".into()], restart: vec!["state_dir".into()] })
+    }
+
     fn status(&self) -> Result<Status, Failure> {
         let account = |name: &str, octet: u8, error: Option<&str>| AccountStatus {
             name: name.into(),
@@ -340,6 +345,14 @@ fn status_and_id() {
     assert_eq!(agent.json(&["id"])[1]["tox_id"], id(8).to_string());
     let nobody = told(&agent.run(&["--account", "eve", "id"]));
     assert_eq!(nobody, (Some(1), "toxctl: there is no account `eve`\n".into()));
+}
+
+#[test]
+fn a_reload_tells_what_has_changed_and_what_needs_a_restart() {
+    let agent = agent(0);
+    assert_eq!(agent.good(&["reload"]), "changed: log.level\nneeds a restart: state_dir\n");
+    assert_eq!(agent.asked(), "reload");
+    assert_eq!(agent.json(&["reload"])["restart"][0], "state_dir");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::delivery::DeliveryPool;
 use super::directory::Directory;
+use super::health::Pulse;
 use super::partial::Partials;
 use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
@@ -72,6 +73,10 @@ pub enum Command {
     Progress(Sender<HashMap<MailId, u64>>),
     /// Change the nospam; the new Tox ID is told once it is on disk.
     RotateNospam(Sender<Result<ToxId, String>>),
+    /// Rules that hold from now on.
+    Rules(Box<Rules>),
+    /// Nodes by which the network is entered from now on.
+    Nodes(Vec<BootstrapNode>),
     /// Addresses of bootstrap nodes.
     Bootstrap(Vec<(String, u16, Vec<u16>, PublicKey)>),
     /// Say goodbye and end.
@@ -94,6 +99,8 @@ pub struct Handle {
     waker: Arc<EventFd>,
     /// What the thread shows.
     pub snapshot: Arc<Mutex<Snapshot>>,
+    /// Whether its loop turns.
+    pub pulse: Pulse,
 }
 
 impl Handle {
@@ -105,15 +112,21 @@ impl Handle {
         let (commands, inbox) = std::sync::mpsc::channel();
         let waker = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let snapshot = Snapshot { connection: Connection::Offline, online: HashMap::new() };
-        Ok((Self { commands, waker, snapshot: Arc::new(Mutex::new(snapshot)) }, inbox))
+        let snapshot = Arc::new(Mutex::new(snapshot));
+        Ok((Self { commands, waker, snapshot, pulse: Pulse::default() }, inbox))
     }
 
     /// Asks something of the thread; without effect when it has ended.
     pub fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
-            // Full means that the thread is already to wake.
-            let _ = self.waker.write(1);
+            self.wake();
         }
+    }
+
+    /// Has the thread turn its loop once.
+    pub fn wake(&self) {
+        // Full means that it is already to wake.
+        let _ = self.waker.write(1);
     }
 
     /// What the thread showed last.
@@ -293,6 +306,7 @@ impl AccountThread {
             }
             self.act(&mut actions);
             self.look_after(&mut actions);
+            self.handle.pulse.beat();
         }
         self.save();
     }
@@ -611,6 +625,8 @@ impl AccountThread {
             Command::RotateNospam(reply) => {
                 let _ = reply.send(self.rotate_nospam());
             }
+            Command::Rules(rules) => self.engine.set_rules(*rules),
+            Command::Nodes(nodes) => self.bootstrap_nodes = nodes,
             Command::Bootstrap(nodes) => {
                 for (host, port, tcp_ports, key) in nodes {
                     self.tox.bootstrap(&host, port, &tcp_ports, &key);
@@ -736,7 +752,8 @@ impl AccountThread {
                 self.shared.store.outcome(peer, transfer, index, outcome);
             }
             Action::Lookup { peer, stream, id, mailboxes, partial } => {
-                let account = &self.shared.directory.accounts()[self.number];
+                let accounts = self.shared.directory.accounts();
+                let account = &accounts[self.number];
                 let has =
                     |mailbox: &usize| self.reader.received(&self.name, &peer, &id, &account.mailboxes[*mailbox].name);
                 let stored: rusqlite::Result<Vec<Option<bool>>> = mailboxes.iter().map(has).collect();

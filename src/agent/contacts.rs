@@ -44,7 +44,8 @@ impl Contacts {
     /// What a friend request of an account says: `words`, or some of our own, and the account's first address, which the
     /// other side can look up.
     pub fn message(&self, account: usize, words: Option<&str>) -> String {
-        let account = &self.directory.accounts()[account];
+        let accounts = self.directory.accounts();
+        let account = &accounts[account];
         let own = format!("{} would like to exchange mail with you", account.name);
         let words = words.filter(|words| !words.is_empty()).unwrap_or(&own);
         request::compose(words, account.reachable.first())
@@ -65,7 +66,8 @@ impl Contacts {
     /// # Errors
     /// The nickname is taken, the key is blocked or the account's own, or something does not answer.
     pub fn add(&self, account: usize, id: ToxId, nick: Option<String>, message: String) -> Result<(), Failure> {
-        let own = &self.directory.accounts()[account];
+        let accounts = self.directory.accounts();
+        let own = &accounts[account];
         if id.key() == own.key {
             return Err(Failure::Invalid("that is this account's own Tox ID".into()));
         }
@@ -90,7 +92,8 @@ impl Contacts {
     /// # Errors
     /// Something does not answer.
     pub fn accept_open(&self, account: usize, key: PublicKey) -> Result<bool, Failure> {
-        let name = &self.directory.accounts()[account].name;
+        let accounts = self.directory.accounts();
+        let name = &accounts[account].name;
         if !self.store.accept_request(name, key, self.now_s())? {
             return Ok(false);
         }

@@ -25,6 +25,7 @@ use super::directory::{Account, Directory};
 use super::names::Names;
 use super::notices::{self, Sent};
 use super::partial;
+use super::reload::Live;
 use crate::config::Way;
 use crate::engine::transfer::{Delivery, MailId, Source};
 use crate::identity::tox_id::PublicKey;
@@ -74,7 +75,7 @@ struct Worker {
     sequence: Arc<AtomicU64>,
     stopping: Arc<AtomicBool>,
     notices: Arc<Mutex<HashSet<i64>>>,
-    min_free: u64,
+    live: Arc<Live>,
     maildirs: Arc<Mutex<HashMap<PathBuf, Arc<Maildir>>>>,
     names: Arc<Names>,
     /// The MTA that takes notices, if there is one.
@@ -85,8 +86,8 @@ struct Worker {
 }
 
 impl DeliveryPool {
-    /// Starts the threads. `names` knows whose an author's address is; `mta` takes notices; `min_free`: octets of a mailbox's
-    /// disk that are left free.
+    /// Starts the threads. `names` knows whose an author's address is; `mta` takes notices; `live` tells how much of a
+    /// disk is left free.
     ///
     /// # Errors
     /// The system has none.
@@ -99,7 +100,7 @@ impl DeliveryPool {
         state_dir: &Path,
         hostname: &str,
         mta: Option<Destination>,
-        min_free: u64,
+        live: &Arc<Live>,
     ) -> io::Result<Self> {
         let servers = Arc::new(notices::Servers::new(hostname));
         let sequence = Arc::new(AtomicU64::new(0));
@@ -117,7 +118,7 @@ impl DeliveryPool {
                 sequence: sequence.clone(),
                 stopping: stopping.clone(),
                 notices: notices.clone(),
-                min_free,
+                live: live.clone(),
                 maildirs: maildirs.clone(),
                 names: names.clone(),
                 mta: mta.clone(),
@@ -220,7 +221,8 @@ pub fn recover(store: &Store, reader: &Reader, directory: &Directory, now: i64) 
         log::info!("finished {} deliveries that were interrupted", finished.len());
         store.published(finished);
     }
-    let mailboxes = directory.accounts().iter().flat_map(|account| &account.mailboxes);
+    let accounts = directory.accounts();
+    let mailboxes = accounts.iter().flat_map(|account| &account.mailboxes);
     for path in mailboxes.filter_map(|mailbox| mailbox.way.maildir()) {
         let maildir = Maildir::open(path)?;
         let keep = recorded.get(&path.to_string_lossy().into_owned());
@@ -240,7 +242,8 @@ impl Worker {
             match job {
                 Err(mpsc::RecvError) => return,
                 Ok(Job::Mail(account, delivery, done)) => {
-                    let account = &self.directory.accounts()[account];
+                    let accounts = self.directory.accounts();
+                    let account = &accounts[account];
                     let delivered = std::panic::catch_unwind(AssertUnwindSafe(|| self.deliver(account, &delivery)));
                     let (results, through) = delivered.unwrap_or_else(|_| {
                         let refusal = Refusal::temporary(3, 0, "the recipient's agent failed to deliver");
@@ -400,7 +403,7 @@ impl Worker {
         }
         // The size is known only now that a small transfer may unpack to a large mail.
         let free = crate::store::free_space(path).map_err(write_failed)?;
-        if free < delivery.size.saturating_add(self.min_free) {
+        if free < delivery.size.saturating_add(self.live.get().delivery.min_free) {
             return Err(write_failed(io::ErrorKind::StorageFull.into()).into());
         }
         staged.write_all(&head).map_err(write_failed)?;
@@ -541,7 +544,8 @@ impl Worker {
             Some(Sent::Waits) => return Ok(()),
             Some(Sent::Refused) | None => {}
         }
-        let Some(account) = self.directory.account(&notice.account).map(|at| &self.directory.accounts()[at]) else {
+        let accounts = self.directory.accounts();
+        let Some(account) = accounts.iter().find(|account| account.name == notice.account) else {
             anyhow::bail!("account {} is not configured any more: its notice {id} waits", notice.account);
         };
         let mailbox = &account.mailboxes[0];

@@ -1,7 +1,8 @@
 //! Whose address is whose: the accounts of this agent and their contacts, for routing submitted mail.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::Way;
 use crate::identity::name::query::Query;
@@ -55,13 +56,14 @@ impl Account {
 
 /// All accounts and their contacts.
 pub struct Directory {
-    accounts: Vec<Account>,
+    /// Their number, order and names stay; so do their mailboxes', but for new ones at the end.
+    accounts: RwLock<Arc<Vec<Account>>>,
     /// For each account, its contacts with their nicknames.
     contacts: RwLock<Vec<HashMap<PublicKey, Option<String>>>>,
     /// For each account, the keys on its block list.
     blocked: RwLock<Vec<HashSet<PublicKey>>>,
     /// Whether names are looked up in the DNS.
-    lookup: bool,
+    lookup: AtomicBool,
 }
 
 impl Directory {
@@ -85,23 +87,39 @@ impl Directory {
                 known[at].insert(contact.key, contact.nick.clone());
             }
         }
-        Self { accounts, contacts: RwLock::new(known), blocked: RwLock::new(refused), lookup }
+        Self {
+            accounts: RwLock::new(Arc::new(accounts)),
+            contacts: RwLock::new(known),
+            blocked: RwLock::new(refused),
+            lookup: AtomicBool::new(lookup),
+        }
     }
 
-    /// The accounts, in the order of the configuration.
-    pub fn accounts(&self) -> &[Account] {
-        &self.accounts
+    /// The same accounts, with other addresses, senders or further mailboxes at the end; and whether names are looked up.
+    pub fn change(&self, accounts: Vec<Account>, lookup: bool) {
+        *self.accounts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
+        self.lookup.store(lookup, Ordering::Relaxed);
+    }
+
+    /// The accounts as they are now, in the order of the configuration at the start.
+    pub fn accounts(&self) -> Arc<Vec<Account>> {
+        self.accounts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The number of the account with this name.
     pub fn account(&self, name: &str) -> Option<usize> {
-        self.accounts.iter().position(|account| account.name == name)
+        self.accounts().iter().position(|account| account.name == name)
     }
 
     /// The nickname of a contact, if it is one and has one.
     pub fn nick(&self, account: usize, key: &PublicKey) -> Option<String> {
         let contacts = self.contacts.read().unwrap_or_else(PoisonError::into_inner);
         contacts.get(account)?.get(key)?.clone()
+    }
+
+    /// How many contacts all accounts have.
+    pub fn contact_count(&self) -> usize {
+        self.contacts.read().unwrap_or_else(PoisonError::into_inner).iter().map(HashMap::len).sum()
     }
 
     /// A contact is there now, or has another nickname.
@@ -148,7 +166,7 @@ impl Directory {
     /// The sender is nobody's here: 5.7.1.
     pub fn sender(&self, sender: &ReversePath) -> Result<Option<usize>, Refusal> {
         let Some(address) = sender else { return Ok(None) };
-        match self.accounts.iter().position(|account| account.owns(address)) {
+        match self.accounts().iter().position(|account| account.owns(address)) {
             Some(at) => Ok(Some(at)),
             None => Err(Refusal::permanent(
                 7,
@@ -174,7 +192,7 @@ impl Directory {
         };
         let contacts = self.contacts.read().unwrap_or_else(PoisonError::into_inner);
         let wanted = self.sender(sender)?;
-        let candidates = (0..self.accounts.len()).filter(|at| wanted.is_none_or(|wanted| wanted == *at));
+        let candidates = (0..self.accounts().len()).filter(|at| wanted.is_none_or(|wanted| wanted == *at));
         for at in candidates {
             let found = match &address {
                 ToxAddress::Nick(nick) => {
@@ -219,17 +237,18 @@ impl Directory {
     ) -> Result<(usize, Destination), Refusal> {
         let name = recipient.lowered().to_string();
         let wanted = self.sender(sender)?;
-        let known = |at: &usize| has_name(&self.accounts[*at].name, &name);
+        let (accounts, lookup) = (self.accounts(), self.lookup.load(Ordering::Relaxed));
+        let known = |at: &usize| has_name(&accounts[*at].name, &name);
         // Without look-ups only what the operator has pinned leads anywhere. Nobody's mail makes no contact.
-        let at = match wanted.filter(|at| self.lookup || known(at)) {
+        let at = match wanted.filter(|at| lookup || known(at)) {
             Some(at) => Some(at),
-            None if wanted.is_none() => (0..self.accounts.len()).find(known),
+            None if wanted.is_none() => (0..accounts.len()).find(known),
             None => None,
         };
         let domain = recipient.domain();
         match at {
             Some(at) if Query::of_address(recipient).is_ok() || known(&at) => Ok((at, Destination::Name(name))),
-            _ if !self.lookup => Err(Refusal::permanent(
+            _ if !lookup => Err(Refusal::permanent(
                 1,
                 2,
                 format!(

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::account::Command;
 use super::contacts::Contacts;
 use super::names::Names;
+use super::reload::Reloader;
 use crate::control::{Backend, Failure, api};
 use crate::engine::transfer::MailId;
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
@@ -27,8 +28,8 @@ pub struct Manager {
     pub state_dir: PathBuf,
     /// The host's name in trace fields.
     pub hostname: String,
-    /// How long mail waits, in milliseconds.
-    pub lifetime: i64,
+    /// Reads the configuration again.
+    pub reloader: Arc<Reloader>,
     /// When the agent started.
     pub started: Instant,
 }
@@ -258,6 +259,10 @@ impl Backend for Manager {
         })
     }
 
+    fn reload(&self) -> Result<api::Reloaded, Failure> {
+        self.reloader.reload().map_err(|error| Failure::Invalid(format!("{error:#}")))
+    }
+
     fn contacts(&self, account: Option<&str>) -> Result<Vec<api::Contact>, Failure> {
         self.check_account(account)?;
         let reader = self.reader()?;
@@ -414,7 +419,7 @@ impl Backend for Manager {
     fn records(&self, account: Option<&str>) -> Result<Vec<api::Record>, Failure> {
         self.check_account(account)?;
         let mut records = Vec::new();
-        let accounts = self.contacts.directory.accounts();
+        let accounts = &self.contacts.directory.accounts();
         let published = futures_util::future::join_all((0..accounts.len()).map(|at| async move {
             match account.is_none_or(|account| account == accounts[at].name) {
                 true => self.names.published(at).await,
@@ -602,7 +607,11 @@ impl Backend for Manager {
         let (one, store) = (what.queue_id.clone(), &self.contacts.store);
         let (touched, that) = match step {
             api::QueueStep::Hold => (store.hold(what.queue_id, what.account)?, "waits and is not on hold"),
-            api::QueueStep::Release => (store.release(what.queue_id, what.account, self.lifetime)?, "is on hold"),
+            api::QueueStep::Release => {
+                let expire = self.reloader.live.get().queue.expire;
+                let lifetime = i64::try_from(expire.as_millis()).unwrap_or(i64::MAX);
+                (store.release(what.queue_id, what.account, lifetime)?, "is on hold")
+            }
             api::QueueStep::Delete => (store.delete(what.queue_id, what.account)?, "waits"),
         };
         match one {

@@ -6,10 +6,12 @@ mod account;
 mod contacts;
 mod delivery;
 mod directory;
+mod health;
 mod manage;
 mod names;
 mod notices;
 mod partial;
+mod reload;
 mod run;
 mod submission;
 

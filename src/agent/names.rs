@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle as Runtime;
@@ -45,16 +45,8 @@ const AUTHOR_FAILED: Duration = Duration::from_secs(60);
 
 /// How the agent uses names.
 pub struct Names {
-    /// Asks the DNS; absent where names are not looked up.
-    pub resolver: Option<Resolver>,
-    /// About answers without proof, and about new names.
-    pub policy: Policy,
-    /// Whose requests are accepted without asking.
-    pub incoming: Incoming,
-    /// How long until a pinned name is looked up again, in milliseconds; 0: only when asked to.
-    pub refresh: i64,
-    /// The longest time between two look-ups of a name, in milliseconds.
-    pub horizon: i64,
+    /// What the configuration says of them.
+    pub settings: RwLock<Arc<Settings>>,
     /// The contacts.
     pub contacts: Contacts,
     /// Their Tox IDs, by account.
@@ -69,6 +61,20 @@ pub struct Names {
     pub authors: Mutex<HashMap<(usize, PublicKey), Vec<Author>>>,
     /// How many look-ups for authors are under way.
     pub looking: AtomicUsize,
+}
+
+/// What the configuration says of names.
+pub struct Settings {
+    /// Asks the DNS; absent where names are not looked up.
+    pub resolver: Option<Resolver>,
+    /// About answers without proof, and about new names.
+    pub policy: Policy,
+    /// Whose requests are accepted without asking.
+    pub incoming: Incoming,
+    /// How long until a pinned name is looked up again, in milliseconds; 0: only when asked to.
+    pub refresh: i64,
+    /// The longest time between two look-ups of a name, in milliseconds.
+    pub horizon: i64,
 }
 
 /// The answer to one question about an author's address.
@@ -94,10 +100,20 @@ pub struct Published {
 }
 
 impl Names {
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes by other settings from now on; look-ups under way end as they began.
+    pub fn change(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.wake.notify_one();
+    }
+
     /// Looks up `address`.
     pub async fn look_up(&self, address: &Address) -> Report {
         let failed = |text: &str| Report { finding: Finding::Failed(text.into()), proof: "none", steps: Vec::new() };
-        match &self.resolver {
+        match &self.settings().resolver {
             Some(resolver) => match tokio::time::timeout(LIMIT, resolver.look_up(address)).await {
                 Ok(report) => report,
                 Err(_) => failed("the DNS did not answer all questions in time"),
@@ -130,7 +146,7 @@ impl Names {
             address: address.lowered(),
             message: self.contacts.message(account, None),
             now_s: self.contacts.now_s(),
-            refresh: self.refresh,
+            refresh: self.settings().refresh,
         }
     }
 
@@ -140,7 +156,7 @@ impl Names {
         mut asked: mpsc::Receiver<(usize, PublicKey)>,
         mut stopped: watch::Receiver<bool>,
     ) {
-        if self.resolver.is_some() {
+        if self.settings().resolver.is_some() {
             let names = self.clone();
             tokio::spawn(async move { names.tell_published().await });
         }
@@ -177,7 +193,7 @@ impl Names {
         let due = blocking(move || {
             let now = names.contacts.clock.queue_ms();
             let reader = Reader::open(&names.state_dir)?;
-            let horizon = now.saturating_add(names.horizon);
+            let horizon = now.saturating_add(names.settings().horizon);
             Ok((reader.due_names(now, horizon)?, reader.next_lookup(now, horizon)?.map(|next| next - now)))
         });
         let Some((due, next)) = due.await else { return LOOK };
@@ -205,7 +221,7 @@ impl Names {
         let blocking_part = move || {
             let settled = self.settled(account, &address);
             let name = settled.account.clone();
-            match self.contacts.store.settle(settled, finding, self.policy) {
+            match self.contacts.store.settle(settled, finding, self.settings().policy) {
                 Ok(Verdict::Ask(_, refusal)) => log::warn!("{name}: {}", refusal.text()),
                 Ok(Verdict::Changed(_, refusal)) => log::error!("{name}: {}", refusal.text()),
                 Ok(Verdict::Keep(text)) => log::warn!("{name}: {address} stays as it is: {text}"),
@@ -239,7 +255,7 @@ impl Names {
 
     /// A stranger has asked: looks whether the address he claims is his, if that decides anything, and accepts him if so.
     async fn answer(self: Arc<Self>, account: usize, key: PublicKey) {
-        if self.incoming == Incoming::Ask {
+        if self.settings().incoming == Incoming::Ask {
             return;
         }
         let name = self.contacts.directory.accounts()[account].name.clone();
@@ -260,7 +276,7 @@ impl Names {
             },
             None => (None, false),
         };
-        let accept = self.incoming == Incoming::All || verified.is_some();
+        let accept = self.settings().incoming == Incoming::All || verified.is_some();
         let _ = tokio::task::spawn_blocking(move || {
             if certain {
                 self.contacts.store.request_verified(&name, key, verified.is_some());
@@ -305,11 +321,12 @@ impl Names {
     ) -> Option<&'static str> {
         const NOT_THIS: Option<&str> = Some("From is not an address of this peer");
         const TOO_MANY: Option<&str> = Some("From was not looked up, too many names from this peer");
-        if self.resolver.is_none() {
+        if self.settings().resolver.is_none() {
             return NOT_THIS;
         }
         let (of, text) = (address.lowered(), address.lowered().to_string());
-        let name = &self.contacts.directory.accounts()[account].name;
+        let accounts = self.contacts.directory.accounts();
+        let name = &accounts[account].name;
         let known = Reader::open(&self.state_dir).and_then(|reader| reader.name(name, &text)).ok().flatten();
         if known.and_then(|known| known.pin).is_some_and(|pin| pin.key != *key) {
             return Some("From is pinned to another key");
@@ -383,7 +400,8 @@ impl Names {
     /// How the addresses of an account stand in the DNS.
     pub async fn published(&self, account: usize) -> Vec<Published> {
         let id = self.id(account);
-        let addresses = &self.contacts.directory.accounts()[account].reachable;
+        let accounts = self.contacts.directory.accounts();
+        let addresses = &accounts[account].reachable;
         let reports = futures_util::future::join_all(addresses.iter().map(|address| self.look_up(address))).await;
         let mut all = Vec::with_capacity(addresses.len());
         for (address, report) in addresses.iter().zip(reports) {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,20 +21,24 @@ use super::account::{AccountThread, Command, Handle, Identity, Shared};
 use super::contacts::Contacts;
 use super::delivery::{self, DeliveryPool};
 use super::directory::{self, Directory};
+use super::health::{self, Watchdog};
 use super::manage::Manager;
-use super::names::Names;
+use super::names::{Names, Settings};
+use super::reload::{Live, Reloader};
 use super::submission::Queueing;
 use crate::backup::place::{self, Recovered};
-use crate::config::{self, Config, Passphrase, ProxyKind, User};
+use crate::config::{self, Config, Passphrase, PassphraseSource, ProxyKind, User};
 use crate::engine::rules::Rules;
 use crate::identity::tox_address;
-use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::identity::tox_id::PublicKey;
 use crate::lmtp;
 use crate::mail::status::Refusal;
-use crate::store::{self, DENIAL_WAIT, Event, Policy, Reader, Store};
+use crate::socket::{self, Passed};
+use crate::store::{self, DENIAL_WAIT, Event, Policy, Reader, Store, Times};
 use crate::telemetry::clock::Clock;
+use crate::telemetry::notify;
 use crate::tox::{self, Tox};
-use crate::{control, dns, socket, telemetry};
+use crate::{control, dns, telemetry};
 
 /// How often disk space is looked at and waiting notices are tried again.
 const TICK: Duration = Duration::from_secs(5);
@@ -58,6 +63,7 @@ struct Arguments {
 /// Runs the agent until SIGTERM or SIGINT; its exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = Arguments::parse_from(arguments);
+    let passed = Passed::take();
     let config = match config::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
@@ -75,7 +81,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         telemetry::log::flush();
         return ExitCode::from(EX_CONFIG);
     }
-    let result = run(&config, &arguments.config);
+    let result = passed.context("the service manager").and_then(|passed| run(&config, &arguments.config, passed));
     if let Err(error) = &result {
         log::error!("{error:#}");
     }
@@ -133,7 +139,8 @@ fn tox_options(config: &Config, number: usize) -> tox::Options {
 /// The identity of the account `number`, made and stored first if it is new.
 fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identity)> {
     let account = &config.accounts[number];
-    let passphrase = account.passphrase_file.as_deref().map(Passphrase::read).transpose()?;
+    let file = account.passphrase.as_ref().map(PassphraseSource::file).transpose()?;
+    let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
     let identity = Identity::new(&config.state_dir, &account.name, passphrase);
     let shown = identity.path().display().to_string();
     let saved = identity.load().with_context(|| format!("cannot load the identity {shown}"))?;
@@ -141,7 +148,7 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
         .with_context(|| format!("account {}", account.name))?;
     tox.set_name(&account.name);
     // With a passphrase also an old one: until now it may have been in the clear.
-    if saved.is_none() || account.passphrase_file.is_some() {
+    if saved.is_none() || account.passphrase.is_some() {
         identity.store(&tox).with_context(|| format!("cannot store the identity {shown}"))?;
     }
     if saved.is_none() {
@@ -151,7 +158,8 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
     Ok((tox, identity))
 }
 
-fn directory_account(account: &config::Account, key: PublicKey) -> directory::Account {
+/// The account as mail sees it.
+pub(super) fn directory_account(account: &config::Account, key: PublicKey) -> directory::Account {
     let own = directory::Mailbox { name: account.name.clone(), way: account.way.clone() };
     let further = account.mailboxes.iter().map(|m| directory::Mailbox { name: m.name.clone(), way: m.way.clone() });
     let reachable = account.addresses.iter().chain(account.mailboxes.iter().flat_map(|m| &m.addresses));
@@ -165,7 +173,8 @@ fn directory_account(account: &config::Account, key: PublicKey) -> directory::Ac
     }
 }
 
-fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
+/// Which mail the account takes.
+pub(super) fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
     let own = (account.name.as_str(), &account.addresses[..]);
     let further = account.mailboxes.iter().map(|m| (m.name.as_str(), &m.addresses[..]));
     let software = concat!("toxmail ", env!("CARGO_PKG_VERSION"));
@@ -176,14 +185,8 @@ fn rules(config: &Config, account: &config::Account, key: PublicKey) -> Rules {
     rules
 }
 
-/// What looks names up, as configured.
-fn names(
-    config: &Config,
-    contacts: Contacts,
-    ids: &[ToxId],
-    runtime: &tokio::runtime::Runtime,
-    wake: Arc<tokio::sync::Notify>,
-) -> anyhow::Result<Names> {
+/// What the configuration says of names.
+pub(super) fn name_settings(config: &Config) -> anyhow::Result<Settings> {
     let settings = &config.names;
     let domain = |keys: &config::DomainKeys| dns::Domain {
         name: keys.name.clone(),
@@ -198,19 +201,34 @@ fn names(
         domains: settings.domains.iter().map(domain).collect(),
     };
     let longest = settings.refresh.max(config.queue.retry_max);
-    Ok(Names {
+    Ok(Settings {
         horizon: i64::try_from(longest.as_millis()).unwrap_or(i64::MAX).max(DENIAL_WAIT),
-        looking: std::sync::atomic::AtomicUsize::new(0),
         resolver: if settings.lookup { Some(dns::Resolver::new(options)?) } else { None },
         policy: settings.policy,
         incoming: settings.incoming,
         refresh: i64::try_from(settings.refresh.as_millis()).unwrap_or(i64::MAX),
-        contacts,
-        ids: std::sync::Mutex::new(ids.to_vec()),
-        state_dir: config.state_dir.clone(),
-        runtime: runtime.handle().clone(),
-        wake,
-        authors: std::sync::Mutex::default(),
+    })
+}
+
+/// The waiting times of the queue.
+pub(super) fn times(config: &Config) -> Times {
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Times {
+        retry_min: milliseconds(config.queue.retry_min),
+        retry_max: milliseconds(config.queue.retry_max),
+        delay_notice: i64::try_from(config.queue.delay_notice.as_millis()).unwrap_or(i64::MAX),
+    }
+}
+
+/// What the LMTP server goes by.
+pub(super) fn limits(config: &Config) -> anyhow::Result<lmtp::Limits> {
+    Ok(lmtp::Limits {
+        max_size: config.lmtp.max_size,
+        max_recipients: config.lmtp.max_recipients,
+        max_connections: config.lmtp.max_connections,
+        timeout: config.lmtp.timeout,
+        hostname: config.hostname.clone(),
+        allow_uids: uids(&config.lmtp.allow_users).context("lmtp.allow_users")?,
     })
 }
 
@@ -218,11 +236,35 @@ fn uids(users: &[User]) -> anyhow::Result<Option<Vec<u32>>> {
     if users.is_empty() {
         return Ok(None);
     }
-    let uids = users.iter().map(User::uid).collect::<io::Result<Vec<u32>>>().context("allow_users")?;
+    let uids = users.iter().map(User::uid).collect::<io::Result<Vec<u32>>>()?;
     Ok(Some(uids))
 }
 
-fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
+/// The listening socket `name`, as the service manager passed it, or bound here: then it is ours to remove.
+fn listener(
+    passed: &mut Passed,
+    name: &str,
+    path: &Path,
+    mode: u32,
+    group: Option<&str>,
+) -> anyhow::Result<(UnixListener, bool)> {
+    let Some(socket) = passed.remove(name) else {
+        let bound = socket::bind(path, mode, group);
+        return Ok((bound.with_context(|| format!("cannot open the {name} socket {}", path.display()))?, true));
+    };
+    let address = socket.local_addr()?;
+    match address.as_pathname() {
+        Some(real) if real == path => {}
+        real => log::warn!(
+            "the service manager has opened {}, which is the {name} socket now, not {name}.socket = \"{}\"",
+            real.map_or_else(|| "an unnamed socket".into(), |real| real.display().to_string()),
+            path.display()
+        ),
+    }
+    Ok((socket, false))
+}
+
+fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     log::info!("tox-agent {} starts, libtoxcore {}, {}", env!("CARGO_PKG_VERSION"), tox::version(), path.display());
     let lock = take_state(&config.state_dir)?;
     let clock = Arc::new(Clock::start(&config.state_dir.join("clock")));
@@ -239,13 +281,14 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
     }
     let ids: Vec<_> = toxes.iter().map(|(tox, _)| tox.id()).collect();
 
-    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let live = Arc::new(Live::new(config.clone()));
+    let Times { retry_min, retry_max, delay_notice } = times(config);
     let queue_clock = clock.clone();
     let policy = Policy {
         now: Box::new(move || queue_clock.queue_ms()),
-        retry_min: milliseconds(config.queue.retry_min),
-        retry_max: milliseconds(config.queue.retry_max),
-        delay_notice: i64::try_from(config.queue.delay_notice.as_millis()).unwrap_or(i64::MAX),
+        retry_min,
+        retry_max,
+        delay_notice,
         notice: super::notices::composer(config.hostname.clone(), clock.clone()),
     };
     let pool_slot: Arc<OnceLock<Arc<DeliveryPool>>> = Arc::new(OnceLock::new());
@@ -293,7 +336,16 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let contacts =
         Contacts { store: store.clone(), directory: directory.clone(), handles: handles.clone(), clock: clock.clone() };
-    let names = Arc::new(names(config, contacts, &ids, &runtime, wake)?);
+    let names = Arc::new(Names {
+        settings: std::sync::RwLock::new(Arc::new(name_settings(config)?)),
+        looking: std::sync::atomic::AtomicUsize::new(0),
+        contacts,
+        ids: std::sync::Mutex::new(ids.clone()),
+        state_dir: config.state_dir.clone(),
+        runtime: runtime.handle().clone(),
+        wake,
+        authors: std::sync::Mutex::default(),
+    });
     delivery::recover(&store, &reader, &directory, clock.queue_ms())?;
     let pool = DeliveryPool::start(
         &store,
@@ -303,7 +355,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
         &config.state_dir,
         &config.hostname,
         config.queue.notices.clone(),
-        config.delivery.min_free,
+        &live,
     )?;
     let pool = Arc::new(pool);
     let _ = pool_slot.set(pool.clone());
@@ -332,7 +384,7 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
 
     // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
     let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
-    let served = serve(config, &runtime, &names, requests, &pool, &reader, &alive);
+    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
@@ -351,7 +403,9 @@ fn run(config: &Config, path: &Path) -> anyhow::Result<()> {
 
 #[allow(clippy::too_many_arguments, reason = "called once")]
 fn serve(
-    config: &Config,
+    path: &Path,
+    live: &Arc<Live>,
+    mut passed: Passed,
     runtime: &tokio::runtime::Runtime,
     names: &Arc<Names>,
     requests: tokio::sync::mpsc::Receiver<(usize, PublicKey)>,
@@ -360,45 +414,49 @@ fn serve(
     alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let Contacts { store, directory, handles, clock } = &names.contacts;
+    let config = live.get();
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
-    let lifetime = i64::try_from(config.queue.expire.as_millis()).unwrap_or(i64::MAX);
     let queueing = Queueing {
         store: store.clone(),
         directory: directory.clone(),
         clock: clock.clone(),
         state_dir: config.state_dir.clone(),
-        lifetime,
-        max_disk: config.queue.max_disk,
+        live: live.clone(),
         used_disk: used_disk.clone(),
-        min_free: config.delivery.min_free,
     };
+    let (limits, watched_limits) = watch::channel(Arc::new(limits(&config)?));
+    let reloader = Arc::new(Reloader {
+        path: path.to_owned(),
+        live: live.clone(),
+        names: names.clone(),
+        limits,
+        turn: std::sync::Mutex::default(),
+    });
     let manager = Manager {
+        reloader: reloader.clone(),
         contacts: names.contacts.clone(),
         names: names.clone(),
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
-        lifetime,
         started: Instant::now(),
     };
-    let limits = lmtp::Limits {
-        max_size: config.lmtp.max_size,
-        max_recipients: config.lmtp.max_recipients,
-        max_connections: config.lmtp.max_connections,
-        timeout: config.lmtp.timeout,
-        hostname: config.hostname.clone(),
-        allow_uids: uids(&config.lmtp.allow_users)?,
-    };
-    let options = control::server::Options { allow_uids: uids(&config.control.allow_users)?, ..Default::default() };
-    let lmtp_socket = socket::bind(&config.lmtp.socket, config.lmtp.mode, config.lmtp.group.as_deref())
-        .with_context(|| format!("cannot open the LMTP socket {}", config.lmtp.socket.display()))?;
-    let control_socket = socket::bind(&config.control.socket, config.control.mode, config.control.group.as_deref())
-        .with_context(|| format!("cannot open the control socket {}", config.control.socket.display()))?;
+    let allow_uids = uids(&config.control.allow_users).context("control.allow_users")?;
+    let options = control::server::Options { allow_uids, ..Default::default() };
+    let (lmtp, control) = (&config.lmtp, &config.control);
+    let (lmtp_socket, own_lmtp) = listener(&mut passed, "lmtp", &lmtp.socket, lmtp.mode, lmtp.group.as_deref())?;
+    let (control_socket, own_control) =
+        listener(&mut passed, "control", &control.socket, control.mode, control.group.as_deref())?;
+    for name in passed.names() {
+        log::warn!(
+            "the service manager passed a socket `{name}`; known are `lmtp` and `control` (FileDescriptorName=)"
+        );
+    }
+    drop(passed);
 
     runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
-        lmtp_socket.set_nonblocking(true)?;
         let lmtp_socket = tokio::net::UnixListener::from_std(lmtp_socket)?;
-        let mail = tokio::spawn(lmtp::serve(lmtp_socket, Arc::new(queueing), limits, stopped.clone()));
+        let mail = tokio::spawn(lmtp::serve(lmtp_socket, Arc::new(queueing), watched_limits, stopped.clone()));
         let control = tokio::spawn(control::server::serve(control_socket, Arc::new(manager), options, stopped.clone()));
         let looking = tokio::spawn(names.clone().run(requests, stopped));
         let mut terminate = signal(SignalKind::terminate())?;
@@ -409,19 +467,34 @@ fn serve(
         let mut counted = Instant::now();
         let mut failed = false;
         let mut storage: Option<Option<Refusal>> = None;
+        let mut shown = String::new();
+        let mut watchdog = notify::watchdog().map(|patience| {
+            let threads = config.accounts.iter().map(|account| account.name.clone()).zip(handles.clone());
+            Watchdog::new(patience, threads.collect(), store.clone())
+        });
         log::info!("ready");
+        notify::ready();
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => log::info!("SIGHUP: restart the agent to read its configuration again"),
+                _ = hangup.recv() => {
+                    let reloader = reloader.clone();
+                    // It has told the log what came of it.
+                    drop(tokio::task::spawn_blocking(move || drop(reloader.reload())));
+                }
+                () = due(&mut watchdog) => {
+                    if let Some(watchdog) = &mut watchdog {
+                        watchdog.look();
+                    }
+                }
                 _ = tick.tick() => {
                     keep(clock);
                     if !alive() {
                         failed = true;
                         break;
                     }
-                    let refusal = low_disk(config);
+                    let refusal = low_disk(&live.get());
                     if storage.as_ref() != Some(&refusal) {
                         if let Some(refusal) = &refusal {
                             log::error!("incoming mail is refused for now: {refusal}");
@@ -448,10 +521,17 @@ fn serve(
                             Err(error) => log::error!("cannot read the queue: {error}"),
                         }
                     }
+                    if let Ok(line) = standing(reader, directory, handles)
+                        && line != shown
+                    {
+                        notify::status(&line);
+                        shown = line;
+                    }
                 }
             }
         }
         log::info!("stopping");
+        notify::stopping();
         let _ = stop.send(true);
         let _ = mail.await;
         let _ = control.await;
@@ -461,10 +541,26 @@ fn serve(
         }
         anyhow::Ok(())
     })?;
-    for socket in [&config.lmtp.socket, &config.control.socket] {
-        let _ = std::fs::remove_file(socket);
+    for (path, own) in [(&lmtp.socket, own_lmtp), (&control.socket, own_control)] {
+        if own {
+            let _ = std::fs::remove_file(path);
+        }
     }
     Ok(())
+}
+
+/// Waits until the watchdog wants to look; forever if there is none.
+async fn due(watchdog: &mut Option<Watchdog>) {
+    match watchdog {
+        Some(watchdog) => watchdog.due().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The line that the service manager shows.
+fn standing(reader: &Reader, directory: &Directory, handles: &[Handle]) -> rusqlite::Result<String> {
+    let online = handles.iter().map(|handle| handle.snapshot().online.len()).sum();
+    Ok(health::line(online, directory.contact_count(), reader.queue_summary(None)?.mails, reader.held_mails()?))
 }
 
 fn keep(clock: &Clock) {

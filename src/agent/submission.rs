@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::directory::Directory;
+use super::reload::Live;
 use crate::engine::transfer::MailId;
 use crate::lmtp::{Intake, Outcome, Submission, Submitter};
 use crate::mail::address::Address;
@@ -25,14 +26,10 @@ pub struct Queueing {
     pub clock: Arc<Clock>,
     /// The state directory.
     pub state_dir: PathBuf,
-    /// How long mail waits, in milliseconds.
-    pub lifetime: i64,
-    /// The most octets that waiting bodies may take.
-    pub max_disk: u64,
+    /// How long mail waits, how much of the disk it may take and must leave.
+    pub live: Arc<Live>,
     /// Octets that they take now, about.
     pub used_disk: Arc<AtomicU64>,
-    /// Octets of the disk that are left free for others.
-    pub min_free: u64,
 }
 
 /// A queue id: 16 characters of base32hex, of which the first ten are the time in milliseconds, so that ids sort by
@@ -82,7 +79,8 @@ impl Submission for Queueing {
 
     fn begin(&self, envelope: &Envelope) -> Result<Box<dyn Intake>, Refusal> {
         let free = free_space(&self.state_dir).map_err(|error| disk_refusal(&error))?;
-        if self.used_disk.load(Ordering::Relaxed) >= self.max_disk || free < self.min_free {
+        let config = self.live.get();
+        if self.used_disk.load(Ordering::Relaxed) >= config.queue.max_disk || free < config.delivery.min_free {
             return Err(Refusal::temporary(3, 1, "tox-agent's queue is full: see toxctl queue list"));
         }
         let mut account = None;
@@ -104,7 +102,8 @@ impl Submission for Queueing {
             });
         }
         let Some(number) = account else { return Err(Refusal::permanent(5, 1, "no recipient")) };
-        let rule = self.directory.accounts()[number].outgoing_rule();
+        let accounts = self.directory.accounts();
+        let rule = accounts[number].outgoing_rule();
         let wire_sender = trace::wire_sender(&envelope.sender, &rule);
         let path = |sender: &ReversePath| sender.as_ref().map(ToString::to_string).unwrap_or_default();
         let queue_id = queue_id(self.clock.wall_ms())?;
@@ -117,12 +116,12 @@ impl Submission for Queueing {
             head: Some(Vec::new()),
             mail: NewMail {
                 queue_id,
-                account: self.directory.accounts()[number].name.clone(),
+                account: accounts[number].name.clone(),
                 mta_queue_id: envelope.mta_queue_id.clone(),
                 sender: path(&envelope.sender),
                 wire_sender: path(&wire_sender),
                 head: Vec::new(),
-                lifetime: self.lifetime,
+                lifetime: i64::try_from(config.queue.expire.as_millis()).unwrap_or(i64::MAX),
                 smtputf8: envelope.smtputf8,
                 ret: envelope.ret,
                 envid: envelope.envid.clone(),
@@ -149,7 +148,8 @@ impl QueueIntake {
     fn end_head(&mut self) -> std::io::Result<()> {
         let Some(head) = self.head.take() else { return Ok(()) };
         let section = Section::read(&head);
-        let rule = self.directory.accounts()[self.account].outgoing_rule();
+        let accounts = self.directory.accounts();
+        let rule = accounts[self.account].outgoing_rule();
         let line = trace::outgoing(&head, &rule).unwrap_or_default();
         if self.mail.mta_queue_id.is_none() {
             self.mail.mta_queue_id = trace::received_id(&head);

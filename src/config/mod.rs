@@ -9,6 +9,7 @@ mod error;
 mod passphrase;
 mod permissions;
 mod raw;
+mod reload;
 pub mod units;
 
 use std::io;
@@ -17,8 +18,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
-pub use passphrase::Passphrase;
+pub use passphrase::{Passphrase, PassphraseSource};
 pub use permissions::{Permissions, permissions};
+pub use reload::{Change, compare};
 
 use crate::engine::trust::Policy;
 use crate::identity::tox_id::PublicKey;
@@ -238,8 +240,8 @@ pub struct Account {
     pub senders: Vec<Address>,
     /// The way of its mail.
     pub way: Way,
-    /// The file with the passphrase of the savedata; absolute.
-    pub passphrase_file: Option<PathBuf>,
+    /// Where the passphrase of the savedata is.
+    pub passphrase: Option<PassphraseSource>,
     /// Further mailboxes under the same Tox identity.
     pub mailboxes: Vec<Mailbox>,
 }

@@ -10,6 +10,34 @@ use zeroize::Zeroizing;
 
 use super::error::ConfigError;
 
+/// Where a passphrase is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassphraseSource {
+    /// In a file; absolute.
+    File(PathBuf),
+    /// In the credential of this name, which systemd passes to the service (`LoadCredential=`).
+    Credential(String),
+}
+
+impl PassphraseSource {
+    /// Its file: of a credential that of systemd.exec(5), "CREDENTIALS".
+    ///
+    /// # Errors
+    /// No credentials were passed to this process.
+    pub fn file(&self) -> Result<PathBuf, ConfigError> {
+        match self {
+            Self::File(file) => Ok(file.clone()),
+            Self::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+                Some(folder) => Ok(Path::new(&folder).join(name)),
+                None => Err(ConfigError::of_file(
+                    Path::new(name),
+                    "the credential was not passed: start by systemd, with LoadCredential= in the unit",
+                )),
+            },
+        }
+    }
+}
+
 /// The longest passphrase, in octets.
 const MAX: usize = 4096;
 

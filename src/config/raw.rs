@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problems};
 use super::{
     Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, Delivery, DomainKeys, Incoming, Lmtp, Log,
-    Mailbox, Names, Proxy, ProxyKind, Queue, Tox, User, Way, units,
+    Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Tox, User, Way, units,
 };
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
@@ -158,6 +158,7 @@ struct RawAccount {
     deliver_to: Given<String>,
     maildir: Given<String>,
     passphrase_file: Given<String>,
+    passphrase_credential: Given<String>,
     #[serde(default)]
     mailbox: Vec<RawMailbox>,
 }
@@ -503,7 +504,10 @@ impl Checker<'_, '_> {
         let senders = self.addresses("senders", raw.senders, &owner, Some(&owner), seen);
         let own = RawWay { deliver: raw.deliver, deliver_to: raw.deliver_to, maildir: raw.maildir };
         let way = self.way(own, &owner, span, None, seen);
-        let passphrase_file = self.take(raw.passphrase_file, None, |p| absolute("passphrase_file", &p).map(Some));
+        let file = self.take(raw.passphrase_file, None, |p| absolute("passphrase_file", &p).map(Some));
+        let also = file.is_some();
+        let credential = self.take(raw.passphrase_credential, None, |name| credential(name, also).map(Some));
+        let passphrase = credential.map(PassphraseSource::Credential).or(file.map(PassphraseSource::File));
         let mut names = BTreeMap::new();
         let mut mailboxes = Vec::new();
         for mailbox in raw.mailbox {
@@ -529,7 +533,7 @@ impl Checker<'_, '_> {
                 mailboxes.push(Mailbox { name, addresses, way });
             }
         }
-        Some(Account { name: named?, addresses, senders, way: way?, passphrase_file, mailboxes })
+        Some(Account { name: named?, addresses, senders, way: way?, passphrase, mailboxes })
     }
 
     /// `shared` is an owner whose other list may hold the same address: an address of an account is its sender anyway.
@@ -670,6 +674,17 @@ fn mode(key: &str, text: &str) -> Result<u32, String> {
         Ok(mode) if octal && mode <= 0o777 => Ok(mode),
         _ => Err(format!("{key} is a file mode of octal digits, as in \"0660\"")),
     }
+}
+
+/// The name of a credential, as systemd.exec(5) has it: that of a file.
+fn credential(name: String, also_file: bool) -> Result<String, String> {
+    if also_file {
+        return Err("passphrase_credential: there is a passphrase_file already".into());
+    }
+    if plain_name(&name) && !name.starts_with('.') {
+        return Ok(name);
+    }
+    Err(format!("passphrase_credential: `{}` is no name of a credential", name.escape_debug()))
 }
 
 fn plain_name(name: &str) -> bool {

@@ -41,7 +41,24 @@ fn the_sample_with_all_of_its_comments_taken_away_is_valid_too() {
     assert_eq!(config.tox.proxy, Some(Proxy { kind: ProxyKind::Socks5, host: "127.0.0.1".into(), port: 9050 }));
     assert_eq!(config.tox.bootstrap[0].tcp_ports, [33445, 3389]);
     assert_eq!(config.accounts[0].mailboxes[0].name, "work");
-    assert!(config.accounts[0].passphrase_file.is_some());
+    assert!(config.accounts[0].passphrase.is_some());
+}
+
+#[test]
+fn a_passphrase_is_in_a_file_or_a_credential() {
+    let source =
+        |keys: &str| try_parse(&format!("{ACCOUNT}\n{keys}")).map(|config| config.accounts[0].passphrase.clone());
+    let credential = PassphraseSource::Credential("tox-agent.passphrase".into());
+    assert_eq!(source("passphrase_credential = 'tox-agent.passphrase'").expect("credential"), Some(credential.clone()));
+    assert_eq!(source("passphrase_file = '/p'").expect("file"), Some(PassphraseSource::File("/p".into())));
+    assert_eq!(source("").expect("none"), None);
+    for wrong in ["passphrase_credential = '../p'", "passphrase_credential = ''", "passphrase_credential = '.p'"] {
+        assert!(source(wrong).is_err(), "{wrong}");
+    }
+    let both = source("passphrase_file = '/p'\npassphrase_credential = 'p'").expect_err("both").to_string();
+    assert!(both.contains("passphrase_file"), "{both}");
+    // Cargo's tests are no service.
+    assert!(credential.file().expect_err("no credentials").to_string().contains("LoadCredential="));
 }
 
 #[test]

@@ -405,6 +405,15 @@ pub struct Flush {
     pub contact: Option<String>,
 }
 
+/// What reading the configuration again has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Keys whose new values are in force.
+    pub applied: Vec<String>,
+    /// Keys whose new values need a restart.
+    pub restart: Vec<String>,
+}
+
 /// The answer to [`Flush`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flushed {

@@ -16,7 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
     Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name,
-    NewContact, NewId, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Rename, Selection, Status, Touched,
+    NewContact, NewId, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Reloaded, Rename, Selection, Status,
+    Touched,
 };
 
 /// The largest answer taken, in octets.
@@ -233,6 +234,14 @@ impl Client {
     pub fn queue(&self, account: Option<&str>, after: Option<&str>, limit: usize) -> Result<QueuePage, ClientError> {
         let limit = limit.to_string();
         self.get("/v1/queue", &[("account", account), ("after", after), ("limit", Some(&limit))])
+    }
+
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn reload(&self) -> Result<Reloaded, ClientError> {
+        decode(&self.call(Method::POST, "/v1/reload", Bytes::new())?)
     }
 
     /// Makes waiting mail due now.

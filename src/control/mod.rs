@@ -18,6 +18,12 @@ pub trait Backend: Send + Sync + 'static {
     /// As of all calls: a [`Failure`] for the user.
     fn status(&self) -> Result<api::Status, Failure>;
 
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    /// It is faulty; the old one stays.
+    fn reload(&self) -> Result<api::Reloaded, Failure>;
+
     /// The contacts of `account`, or of all accounts.
     ///
     /// # Errors

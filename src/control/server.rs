@@ -93,6 +93,7 @@ pub async fn serve(
 fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
         .route("/v1/contacts", get(contacts).post(add_contact))
         .route("/v1/contacts/{who}", get(contact).delete(remove_contact))
         .route("/v1/contacts/{who}/rename", post(rename_contact))
@@ -241,6 +242,10 @@ type Body<T> = Result<Json<T>, JsonRejection>;
 
 async fn status(agent: Agent) -> Result<Response, Reply> {
     Ok(Json(ask(agent, |agent| agent.status()).await?).into_response())
+}
+
+async fn reload(agent: Agent) -> Result<Response, Reply> {
+    Ok(Json(ask(agent, |agent| agent.reload()).await?).into_response())
 }
 
 async fn contacts(agent: Agent, of: Account) -> Result<Response, Reply> {

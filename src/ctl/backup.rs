@@ -17,7 +17,7 @@ use super::show;
 use crate::backup::archive::{self, Visit, Writer};
 use crate::backup::manifest::{Counts, FORMAT, MAX_CONFIG, Manifest, Part};
 use crate::backup::place::{self, AsOwner, Gathering, NewFile, Recovered, Restoring};
-use crate::config::{self, Config, DEFAULT_PATH, Passphrase};
+use crate::config::{self, Config, DEFAULT_PATH, Passphrase, PassphraseSource};
 use crate::store::backup::{self as snapshot, Mark, Verify};
 use crate::store::free_space;
 
@@ -184,8 +184,11 @@ fn backup_warnings(config: &Config, manifest: &Manifest) -> Vec<String> {
     for account in &config.accounts {
         if !manifest.accounts.contains(&account.name) {
             warnings.push(format!("account `{}` has no identity yet: the agent has not run with it", account.name));
-        } else if let Some(file) = &account.passphrase_file {
-            let file = file.display();
+        } else if let Some(source) = &account.passphrase {
+            let file = match source {
+                PassphraseSource::File(file) => file.display().to_string(),
+                PassphraseSource::Credential(name) => format!("the credential {name}"),
+            };
             warnings.push(format!(
                 "the identity of `{}` is encrypted, and its passphrase is not in the backup: \
                  keep a copy of {file} elsewhere",

@@ -7,7 +7,7 @@ use nix::unistd::{AccessFlags, access};
 use serde_json::json;
 
 use super::{EX_CONFIG, EX_OK, print, show};
-use crate::config::{self, Config, Passphrase};
+use crate::config::{self, Config, Passphrase, PassphraseSource};
 use crate::control::api::Record;
 use crate::control::client::Client;
 use crate::engine::trust::Unsigned;
@@ -110,7 +110,7 @@ fn look_around(config: &Config, problems: &mut Vec<String>, warnings: &mut Vec<S
                 folder(&format!("account `{}`: the maildir's parent", account.name), parent, warnings);
             }
         }
-        if let Some(file) = &account.passphrase_file {
+        if let Some(PassphraseSource::File(file)) = &account.passphrase {
             match Passphrase::read(file) {
                 Ok(_) => {}
                 // Whether the agent may read what this user may not, cannot be told from here.

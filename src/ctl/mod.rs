@@ -81,6 +81,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Restore what `toxctl backup` wrote; the agent must not run
     Restore(backup::RestoreArgs),
+    /// Have the agent read its configuration again
+    Reload,
     /// Check a configuration without the agent
     Check {
         /// The configuration file
@@ -414,6 +416,10 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             if cli.json { print(out, &refused)? } else { show::refused(out, key, &refused)? }
         }
         Command::Queue(QueueCommand::List) => queue(cli, &client, out)?,
+        Command::Reload => {
+            let reloaded = client.reload()?;
+            if cli.json { print(out, &reloaded)? } else { show::reloaded(out, &reloaded)? }
+        }
         Command::Queue(QueueCommand::Flush { queue_id, contact }) => {
             let flushed = client.flush(&Flush {
                 queue_id: queue_id.clone(),

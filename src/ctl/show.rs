@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::control::api::{
     Connection, Contact, ContactState, Flushed, FriendRequest, NewId, QueueEntry, QueueRecipient, QueueStep, Refused,
-    Status, Touched,
+    Reloaded, Status, Touched,
 };
 use crate::identity::tox_address;
 use crate::identity::tox_id::ToxId;
@@ -223,6 +223,18 @@ pub(super) fn requests(out: &mut dyn Write, requests: &[FriendRequest], now: i64
         })
         .collect();
     table(out, &["ACCOUNT", "STATE", "RECEIVED", "CLAIMS", "KEY", "MESSAGE"], &rows)
+}
+
+pub(super) fn reloaded(out: &mut dyn Write, reloaded: &Reloaded) -> io::Result<()> {
+    let keys = |keys: &[String]| clean(&keys.join(", "));
+    match &reloaded.applied[..] {
+        [] => writeln!(out, "nothing has changed")?,
+        applied => writeln!(out, "changed: {}", keys(applied))?,
+    }
+    match &reloaded.restart[..] {
+        [] => Ok(()),
+        restart => writeln!(out, "needs a restart: {}", keys(restart)),
+    }
 }
 
 pub(super) fn flushed(out: &mut dyn Write, flushed: Flushed) -> io::Result<()> {

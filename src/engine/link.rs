@@ -326,6 +326,11 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Goes by these rules from now on. What was told in HELLO stays said: a peer may offer what is refused then.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     /// The engine of an account with these rules; `seed` is secret and random.
     pub fn new(rules: Rules, seed: [u8; 32]) -> Self {
         Self {

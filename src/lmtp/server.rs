@@ -13,9 +13,9 @@ use std::time::Duration;
 use nix::unistd::{Uid, User, geteuid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::session::{Ending, Session, Step, reply};
 use super::{Intake, Limits, Submission, Submitter};
@@ -25,20 +25,21 @@ use crate::mail::status::{EnhancedStatus, Refusal};
 const READ_SIZE: usize = 32 * 1024;
 /// How long open transactions may go on after a shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long after a shutdown was asked for a client without open transaction may say something: one that has just
+/// connected does at once, and must not be told to come again. Counted from its last word.
+const SETTLE: Duration = Duration::from_millis(500);
 /// The pause after a failed accept: without file descriptors to spare (EMFILE) the next one would fail at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves LMTP on `listener` until `shutdown` becomes true, then ends idle sessions with 421, gives open transactions
-/// 10 s to finish, and returns. A dropped sender of `shutdown` means that nobody will ever ask. The socket file stays:
+/// Serves LMTP on `listener` until `shutdown` becomes true, then ends sessions that are idle with 421, gives open
+/// transactions 10 s to finish, and returns. A dropped sender of `shutdown` means that nobody will ever ask. The socket file stays:
 /// the next [`crate::socket::bind`] replaces it.
 pub async fn serve(
     listener: UnixListener,
     submission: Arc<dyn Submission>,
-    limits: Limits,
+    limits: watch::Receiver<Arc<Limits>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let limits = Arc::new(limits);
-    let room = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut sessions = JoinSet::new();
     let asked = shutdown.clone();
     loop {
@@ -58,20 +59,25 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
+        // A session goes by the limits of its beginning.
+        let limits = limits.borrow().clone();
+        while let Some(ended) = sessions.try_join_next() {
+            report(ended);
+        }
+        if sessions.len() >= limits.max_connections {
             log::warn!("lmtp: more than {} connections", limits.max_connections);
             turn_away(stream);
             continue;
-        };
-        let (submission, limits, asked) = (submission.clone(), limits.clone(), asked.clone());
+        }
+        let (submission, asked) = (submission.clone(), asked.clone());
         sessions.spawn(async move {
-            let _permit = permit;
             if let Err(error) = converse(stream, &*submission, limits, asked).await {
                 log::debug!("lmtp: connection lost: {error}");
             }
         });
     }
-    // New clients get "connection refused" from here on, which MTAs take for a reason to try again.
+    // New clients wait from here on where the service manager holds the socket, too. Elsewhere they get "connection
+    // refused", which MTAs take for a reason to try again.
     drop(listener);
     let all_ended = async {
         while let Some(ended) = sessions.join_next().await {
@@ -88,6 +94,12 @@ async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
     if shutdown.wait_for(|&stop| stop).await.is_err() {
         pending::<()>().await;
     }
+}
+
+/// Ends when a shutdown is asked for and a client that was last heard of at `heard` has nothing more to say.
+async fn settled(shutdown: &mut watch::Receiver<bool>, heard: Instant) {
+    asked_to_stop(shutdown).await;
+    tokio::time::sleep_until(heard + SETTLE).await;
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {
@@ -138,12 +150,13 @@ async fn converse(
     let mut buffer = vec![0; READ_SIZE];
     session.greeting(&mut out);
     send(&mut stream, &mut out, patience).await?;
+    let mut heard = Instant::now();
     loop {
         let idle = session.is_idle();
         let read = tokio::select! {
             // The shutdown first: a client that never pauses would not hear of it otherwise.
             biased;
-            () = asked_to_stop(&mut shutdown), if idle => {
+            () = settled(&mut shutdown, heard), if idle => {
                 session.end(Ending::Shutdown, &mut out);
                 return send(&mut stream, &mut out, patience).await;
             }
@@ -157,6 +170,7 @@ async fn converse(
         if read == 0 {
             return Ok(());
         }
+        heard = Instant::now();
         let mut rest = &buffer[..read];
         while !rest.is_empty() {
             let (taken, step) = session.feed(rest, submission, &mut out);

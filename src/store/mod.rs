@@ -29,7 +29,7 @@ pub use hold::Touched;
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,
-    Report,
+    Report, Times,
 };
 pub use received::{Received, Unpublished};
 pub use schema::Reader;

@@ -33,6 +33,24 @@ pub struct Policy {
     pub notice: Composer,
 }
 
+/// The waiting times of a [`Policy`], for changing them.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// As in [`Policy`].
+    pub retry_min: u64,
+    /// As in [`Policy`].
+    pub retry_max: u64,
+    /// As in [`Policy`].
+    pub delay_notice: i64,
+}
+
+impl Policy {
+    pub(super) fn set_times(&mut self, times: Times) {
+        let Times { retry_min, retry_max, delay_notice } = times;
+        (self.retry_min, self.retry_max, self.delay_notice) = (retry_min, retry_max, delay_notice);
+    }
+}
+
 /// Composes the content of a notice.
 pub type Composer = Box<dyn Fn(&Report<'_>) -> Option<Vec<u8>> + Send + Sync>;
 
@@ -568,6 +586,15 @@ impl Reader {
                     oldest: row.get(2)?,
                 })
             })
+    }
+
+    /// How many mails wait for a name to lead to an accepted key.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn held_mails(&self) -> rusqlite::Result<u64> {
+        let held = "SELECT count(DISTINCT mail) FROM recipient WHERE name IS NOT NULL AND peer IS NULL";
+        self.connection.prepare_cached(held)?.query_row([], |row| row.get::<_, i64>(0)).map(|n| n as u64)
     }
 
     /// The recipients of up to `limit` mails whose queue id is greater than `after`, in order of queue ids, which is the

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::dispatch::{Dispatcher, Work};
-use super::queue::{Policy, Recorded};
+use super::queue::{Policy, Recorded, Times};
 use super::schema;
 use crate::identity::tox_id::ToxId;
 
@@ -88,6 +88,7 @@ struct Job {
 
 enum Message {
     Job(Job),
+    Times(Times),
     Stop,
 }
 
@@ -105,7 +106,7 @@ impl Store {
     /// The database cannot be opened.
     pub fn open(
         state_dir: &Path,
-        policy: Policy,
+        mut policy: Policy,
         sink: impl Fn(Event) + Send + 'static,
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
         let mut connection = schema::open(state_dir)?;
@@ -115,14 +116,24 @@ impl Store {
         let (jobs, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let mut dispatcher = Dispatcher::default();
-            run(&mut connection, &inbox, &mut dispatcher, &policy, &bodies, &sink);
+            run(&mut connection, &inbox, &mut dispatcher, &mut policy, &bodies, &sink);
         })?;
         Ok((Self { jobs }, thread))
+    }
+
+    /// Waiting times that hold from now on; a time that was set for a recipient stays.
+    pub fn set_times(&self, times: Times) {
+        let _ = self.jobs.send(Message::Times(times));
     }
 
     /// Finishes the jobs that are waiting and ends the thread.
     pub fn stop(&self) {
         let _ = self.jobs.send(Message::Stop);
+    }
+
+    /// Calls `done` in the writer's thread, once what was given before is carried out or has failed.
+    pub fn ping(&self, done: impl FnOnce() + Send + 'static) {
+        self.submit(|_| Ok(()), |_| done());
     }
 
     /// Runs `work` in a transaction; `done` gets its result after the commit, in the writer's thread.
@@ -175,7 +186,7 @@ fn run(
     connection: &mut Connection,
     inbox: &Receiver<Message>,
     dispatcher: &mut Dispatcher,
-    policy: &Policy,
+    policy: &mut Policy,
     bodies: &Path,
     sink: &dyn Fn(Event),
 ) {
@@ -186,12 +197,14 @@ fn run(
         let wait = if failing { AGAIN } else { dispatcher.wait(policy) };
         match inbox.recv_timeout(wait) {
             Ok(Message::Job(job)) => jobs.push(job),
+            Ok(Message::Times(times)) => policy.set_times(times),
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => stopping = true,
             Err(RecvTimeoutError::Timeout) => {}
         }
         while jobs.len() < BATCH {
             match inbox.try_recv() {
                 Ok(Message::Job(job)) => jobs.push(job),
+                Ok(Message::Times(times)) => policy.set_times(times),
                 Ok(Message::Stop) => stopping = true,
                 Err(_) => break,
             }

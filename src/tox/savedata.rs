@@ -32,7 +32,9 @@ pub fn load(path: &Path, passphrase: Option<&[u8]>) -> io::Result<Option<Zeroizi
     let encrypted = data.len() >= EXTRA && unsafe { sys::tox_is_data_encrypted(data.as_ptr()) };
     match (encrypted, passphrase) {
         (false, _) => Ok(Some(data)),
-        (true, None) => Err(io::Error::other("it is encrypted: set passphrase_file for this account")),
+        (true, None) => {
+            Err(io::Error::other("it is encrypted: set passphrase_credential or passphrase_file for this account"))
+        }
         (true, Some(passphrase)) => {
             let mut plain = Zeroizing::new(vec![0; data.len() - EXTRA]);
             // SAFETY: pointers and lengths belong together; the output has length - EXTRA octets.

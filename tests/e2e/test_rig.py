@@ -20,6 +20,7 @@ from rig.mail import compare, find_in_maildir, header, sample_mail
 from rig.mutt import Mutt
 from rig.postfix import Postfix
 from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
+from rig.systemd import Machine
 from rig.wait import TimedOut, wait_for
 
 ALICE = "alice@alice.example"
@@ -190,6 +191,50 @@ class BootstrapTest(unittest.TestCase):
             one, two = Bootstrap(box, "one"), Bootstrap(box, "two")
             self.assertRegex(one.key, "^[0-9A-F]{64}$")
             self.assertNotEqual((one.key, one.port), (two.key, two.port))
+
+
+class MachineTest(unittest.TestCase):
+    """A machine booted by systemd."""
+
+    def test_it_is_of_its_own_and_leaves_nothing_behind(self) -> None:
+        with Sandbox() as box:
+            machine = Machine(box)
+            self.assertEqual(machine.run("cat", "/proc/1/comm").stdout, b"systemd\n")
+            machine.write("/etc/toxmail-rig-test", "in there")
+            self.assertFalse(Path("/etc/toxmail-rig-test").exists())
+            self.assertNotEqual(machine.run("sysctl", "-w", "kernel.pid_max=99999", check=False).returncode, 0)
+            with self.assertRaises(RigError):
+                machine.run("false")
+            init = machine.init
+            self.assertNotEqual(Path(f"/proc/{init}/cgroup").read_text(), Path("/proc/self/cgroup").read_text())
+            machine.poweroff()
+            self.assertFalse(_runs(init))
+        self.assertEqual(_machine_groups(), set())
+
+    def test_a_killed_rig_takes_it_along(self) -> None:
+        code = (
+            "import time; from rig.sandbox import Sandbox; from rig.systemd import Machine\n"
+            "box = Sandbox().__enter__()\n"
+            "print(box.path, Machine(box).init, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        run = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parent, text=True
+        )
+        assert run.stdout is not None
+        folder, init = run.stdout.readline().split()
+        run.kill()
+        run.wait()
+        run.stdout.close()
+        wait_for("end of the machine", lambda: not _runs(int(init)), 20)
+        wait_for("end of its cgroup", lambda: not _machine_groups(), 20)
+        subprocess.run(["rm", "-r", folder], check=True)
+
+
+def _machine_groups() -> set[str]:
+    """The cgroups of machines whose launcher has ended."""
+    names = {path.name for path in Path("/sys/fs/cgroup").glob("**/toxmail-[0-9]*")}
+    return {name for name in names if not _runs(int(name.split("-")[1]))}
 
 
 if __name__ == "__main__":

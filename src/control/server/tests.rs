@@ -13,6 +13,9 @@ impl Backend for Fake {
     fn status(&self) -> Result<Status, Failure> {
         Err(Failure::Unavailable("not yet".into()))
     }
+    fn reload(&self) -> Result<Reloaded, Failure> {
+        Err(Failure::Invalid("line 1: nonsense".into()))
+    }
     fn contacts(&self, account: Option<&str>) -> Result<Vec<Contact>, Failure> {
         account.map_or(Ok(Vec::new()), |name| Err(Failure::NotFound(format!("no account {name}"))))
     }

@@ -256,7 +256,7 @@ senders = {text(self._senders)}
 
     def _wait(self, what: str, probe: Callable[[], T | None], timeout: float) -> T:
         def step() -> T | None:
-            self._running().require_alive()
+            self.require_alive()
             return probe()
 
         return wait_for(f"{what} at {self.name}", step, timeout, interval=0.05)

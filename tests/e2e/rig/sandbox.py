@@ -275,6 +275,11 @@ def _descendants(roots: Iterable[int]) -> set[_Pid]:
     return found
 
 
+def descendants(roots: Iterable[int]) -> list[int]:
+    """The ids of all processes that descend from these."""
+    return [process.number for process in _descendants(roots)]
+
+
 def _kill_rest(known: set[_Pid], *, all_children: bool) -> None:
     """Kill what is left of the `known` processes, and what descends from this one when no other sandbox lives."""
     deadline = time.monotonic() + 5
