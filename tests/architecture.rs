@@ -25,7 +25,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("config", &["engine::trust", "mail", "identity", "smtp::Destination"]),
     ("backup", &[]),
     ("agent", AGENT),
-    ("ctl", &["backup", "config", "control", "engine::trust", "identity", "store::backup", "store::free_space"]),
+    (
+        "ctl",
+        &[
+            "backup",
+            "config",
+            "control",
+            "engine::trust",
+            "identity",
+            "mail::address",
+            "store::backup",
+            "store::free_space",
+        ],
+    ),
     ("transport", &[]),
 ];
 

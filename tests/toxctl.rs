@@ -108,6 +108,9 @@ impl Backend for Fake {
             queue: QueueSummary { mails, recipients: mails, octets: mails * 2048, oldest: Some(now() - 7230) },
         })
     }
+    fn probe(&self, token: &str) -> Result<Probe, Failure> {
+        Err(Failure::NotFound(token.into()))
+    }
     fn contacts(&self, account: Option<&str>) -> Result<Vec<Contact>, Failure> {
         match account {
             None | Some("alice") => Ok(vec![contact(1, Some("bob\x1b[31m")), contact(2, None)]),

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::account::Command;
 use super::contacts::Contacts;
 use super::names::Names;
+use super::probe::Probes;
 use super::reload::Reloader;
 use crate::control::{Backend, Failure, api};
 use crate::engine::transfer::MailId;
@@ -24,6 +25,8 @@ pub struct Manager {
     pub contacts: Contacts,
     /// The names that lead to them.
     pub names: Arc<Names>,
+    /// The probe mails that came.
+    pub probes: Arc<Probes>,
     /// Where the store is, for readers.
     pub state_dir: PathBuf,
     /// The host's name in trace fields.
@@ -261,6 +264,11 @@ impl Backend for Manager {
 
     fn reload(&self) -> Result<api::Reloaded, Failure> {
         self.reloader.reload().map_err(|error| Failure::Invalid(format!("{error:#}")))
+    }
+
+    fn probe(&self, token: &str) -> Result<api::Probe, Failure> {
+        let gone = || Failure::NotFound(format!("no probe {token} has come"));
+        self.probes.find(token).ok_or_else(gone)
     }
 
     fn contacts(&self, account: Option<&str>) -> Result<Vec<api::Contact>, Failure> {

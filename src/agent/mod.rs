@@ -11,6 +11,7 @@ mod manage;
 mod names;
 mod notices;
 mod partial;
+mod probe;
 mod reload;
 mod run;
 mod submission;

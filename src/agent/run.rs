@@ -24,6 +24,7 @@ use super::directory::{self, Directory};
 use super::health::{self, Watchdog};
 use super::manage::Manager;
 use super::names::{Names, Settings};
+use super::probe::Probes;
 use super::reload::{Live, Reloader};
 use super::submission::Queueing;
 use crate::backup::place::{self, Recovered};
@@ -416,7 +417,9 @@ fn serve(
     let Contacts { store, directory, handles, clock } = &names.contacts;
     let config = live.get();
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
+    let probes = Arc::new(Probes::default());
     let queueing = Queueing {
+        probes: probes.clone(),
         store: store.clone(),
         directory: directory.clone(),
         clock: clock.clone(),
@@ -433,6 +436,7 @@ fn serve(
         turn: std::sync::Mutex::default(),
     });
     let manager = Manager {
+        probes,
         reloader: reloader.clone(),
         contacts: names.contacts.clone(),
         names: names.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::directory::Directory;
+use super::probe::{self, ProbeIntake, Probes};
 use super::reload::Live;
 use crate::engine::transfer::MailId;
 use crate::lmtp::{Intake, Outcome, Submission, Submitter};
@@ -22,6 +23,8 @@ pub struct Queueing {
     pub store: Store,
     /// Who may send, and to whom.
     pub directory: Arc<Directory>,
+    /// The probe mails that came.
+    pub probes: Arc<Probes>,
     /// For queue ids.
     pub clock: Arc<Clock>,
     /// The state directory.
@@ -74,6 +77,9 @@ impl Submission for Queueing {
     }
 
     fn recipient(&self, sender: &ReversePath, recipient: &Address) -> Result<(), Refusal> {
+        if probe::token(&self.directory, recipient).is_some() {
+            return Ok(());
+        }
         self.route(sender, recipient).map(|_| ())
     }
 
@@ -82,6 +88,10 @@ impl Submission for Queueing {
         let config = self.live.get();
         if self.used_disk.load(Ordering::Relaxed) >= config.queue.max_disk || free < config.delivery.min_free {
             return Err(Refusal::temporary(3, 1, "tox-agent's queue is full: see toxctl queue list"));
+        }
+        let mut tokens = envelope.recipients.iter().filter_map(|to| probe::token(&self.directory, &to.address));
+        if let Some(token) = tokens.next() {
+            return Ok(Box::new(ProbeIntake::new(&self.probes, token, envelope)?));
         }
         let mut account = None;
         let mut recipients = Vec::with_capacity(envelope.recipients.len());

@@ -33,6 +33,9 @@ pub const DEFAULT_PATH: &str = "/etc/tox-agent/tox-agent.toml";
 /// The control socket when the configuration names no other.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/tox-agent/control.sock";
 
+/// The submission socket when the configuration names no other.
+pub const DEFAULT_LMTP_SOCKET: &str = "/run/tox-agent/lmtp.sock";
+
 /// The largest configuration file read, in octets.
 const MAX_FILE: u64 = 4 << 20;
 

@@ -13,8 +13,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problems};
 use super::{
-    Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, Delivery, DomainKeys, Incoming, Lmtp, Log,
-    Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Tox, User, Way, units,
+    Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, DEFAULT_LMTP_SOCKET, Delivery, DomainKeys,
+    Incoming, Lmtp, Log, Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Tox, User, Way, units,
 };
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
@@ -313,7 +313,7 @@ impl Checker<'_, '_> {
 
     fn lmtp(&mut self, raw: RawLmtp) -> Lmtp {
         Lmtp {
-            socket: self.take(raw.socket, "/run/tox-agent/lmtp.sock".into(), |p| socket("lmtp.socket", &p)),
+            socket: self.take(raw.socket, DEFAULT_LMTP_SOCKET.into(), |p| socket("lmtp.socket", &p)),
             mode: self.take(raw.mode, 0o660, |m| mode("lmtp.mode", &m)),
             group: self.take(raw.group, None, |g| group("lmtp.group", g).map(Some)),
             allow_users: self.users("lmtp.allow_users", raw.allow_users),

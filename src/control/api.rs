@@ -72,6 +72,19 @@ pub struct QueueSummary {
     pub oldest: Option<i64>,
 }
 
+/// `GET /v1/probes/{token}`: a probe mail of `toxctl setup` that came from the MTA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// What tells it from others.
+    pub token: String,
+    /// The envelope sender; empty for `<>`.
+    pub sender: String,
+    /// The MTA's queue id.
+    pub mta_queue_id: Option<String>,
+    /// Its size in octets.
+    pub size: u64,
+}
+
 /// One element of `GET /v1/contacts?account=`; the answer of `POST /v1/contacts` and of accepting a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {

@@ -16,8 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
     Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name,
-    NewContact, NewId, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Reloaded, Rename, Selection, Status,
-    Touched,
+    NewContact, NewId, Probe, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Reloaded, Rename, Selection,
+    Status, Touched,
 };
 
 /// The largest answer taken, in octets.
@@ -97,6 +97,17 @@ impl Client {
     /// As of all calls: the agent is not there, or says no.
     pub fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status", &[])
+    }
+
+    /// The probe mail with this token, once it has come from the MTA.
+    ///
+    /// # Errors
+    /// As of all calls, other than that it has not come.
+    pub fn probe(&self, token: &str) -> Result<Option<Probe>, ClientError> {
+        match self.get(&format!("/v1/probes/{}", escaped(token)), &[]) {
+            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     /// The contacts of `account`, or all.

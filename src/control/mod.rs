@@ -24,6 +24,12 @@ pub trait Backend: Send + Sync + 'static {
     /// It is faulty; the old one stays.
     fn reload(&self) -> Result<api::Reloaded, Failure>;
 
+    /// The probe mail with this token, if it came from the MTA.
+    ///
+    /// # Errors
+    /// It has not come.
+    fn probe(&self, token: &str) -> Result<api::Probe, Failure>;
+
     /// The contacts of `account`, or of all accounts.
     ///
     /// # Errors

@@ -94,6 +94,7 @@ fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/probes/{token}", get(probe))
         .route("/v1/contacts", get(contacts).post(add_contact))
         .route("/v1/contacts/{who}", get(contact).delete(remove_contact))
         .route("/v1/contacts/{who}/rename", post(rename_contact))
@@ -246,6 +247,10 @@ async fn status(agent: Agent) -> Result<Response, Reply> {
 
 async fn reload(agent: Agent) -> Result<Response, Reply> {
     Ok(Json(ask(agent, |agent| agent.reload()).await?).into_response())
+}
+
+async fn probe(agent: Agent, UrlPath(token): UrlPath<String>) -> Result<Response, Reply> {
+    Ok(Json(ask(agent, move |agent| agent.probe(&token)).await?).into_response())
 }
 
 async fn contacts(agent: Agent, of: Account) -> Result<Response, Reply> {

@@ -1,13 +1,14 @@
 //! `toxctl`: the command line, and what it shows.
 //!
 //! Owns the command line's words, the text shown to people and the exit statuses. Uses [`crate::control`] to talk to
-//! the agent, [`crate::config`] for `check`, [`crate::backup`] and [`crate::store::backup`] for backups, and
-//! [`crate::identity`] for Tox IDs. All output goes through the writers
+//! the agent, [`crate::config`] for `check` and `setup`, [`crate::backup`] and [`crate::store::backup`] for backups,
+//! [`crate::mail::address`] for `setup`, and [`crate::identity`] for Tox IDs. All output goes through the writers
 //! given.
 
 mod backup;
 mod check;
 mod names;
+mod setup;
 mod show;
 
 use std::ffi::OsString;
@@ -88,6 +89,15 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
         config: PathBuf,
+    },
+    /// Have a mail server hand over mail to the agent: show the change, make it, test it, undo it
+    #[command(subcommand)]
+    Setup(setup::SetupCommand),
+    /// Print a script that completes toxctl's command lines
+    #[command(hide = true)]
+    Completions {
+        /// The shell it is for
+        shell: clap_complete::Shell,
     },
 }
 
@@ -255,6 +265,8 @@ enum Fail {
     /// What was asked was answered, and the answer is no.
     No,
     Agent(ClientError),
+    /// A mail server could not be set up.
+    Setup(String),
     /// The agent's runtime could not be made.
     System(io::Error),
     /// A backup could not be made or restored.
@@ -291,6 +303,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
         Command::Check { config } => check::check(config, &cli.socket, cli.json, &mut out, err).map_err(Fail::from),
         Command::Backup(args) => backup::backup(args, cli.json, &mut out, err).map(|()| EX_OK).map_err(Fail::Backup),
         Command::Restore(args) => backup::restore(args, cli.json, &mut out, err).map(|()| EX_OK).map_err(Fail::Backup),
+        Command::Setup(command) => setup::run(command, &cli, &mut out).map(|()| EX_OK),
+        Command::Completions { shell } => completions(*shell, &mut out).map(|()| EX_OK),
         _ => manage(&cli, &mut out).map(|()| EX_OK),
     };
     let done = match done {
@@ -305,6 +319,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
         Err(Fail::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return EX_OK,
         Err(Fail::No) => return EX_REFUSED,
         Err(Fail::Usage(text)) => (EX_USAGE, text),
+        Err(Fail::Setup(text)) => (EX_REFUSED, text),
         Err(Fail::Output(error)) => (EX_IOERR, format!("cannot write: {error}")),
         Err(Fail::Backup(error)) => (EX_REFUSED, format!("{error:#}")),
         Err(Fail::System(error)) => (EX_UNAVAILABLE, error.to_string()),
@@ -437,6 +452,7 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
         }
         // Handled without an agent.
         Command::Check { .. } | Command::Backup(_) | Command::Restore(_) => {}
+        Command::Setup(_) | Command::Completions { .. } => {}
     }
     Ok(())
 }
@@ -493,6 +509,13 @@ fn print(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
 
 fn say(cli: &Cli, out: &mut dyn Write, done: &str, what: &str) -> io::Result<()> {
     if cli.json { print(out, &json!({ done: what })) } else { writeln!(out, "{done} {}", show::clean(what)) }
+}
+
+fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<(), Fail> {
+    // The generator panics when it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "toxctl", &mut script);
+    Ok(out.write_all(&script)?)
 }
 
 /// Seconds since the epoch.

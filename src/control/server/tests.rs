@@ -16,6 +16,9 @@ impl Backend for Fake {
     fn reload(&self) -> Result<Reloaded, Failure> {
         Err(Failure::Invalid("line 1: nonsense".into()))
     }
+    fn probe(&self, token: &str) -> Result<Probe, Failure> {
+        Err(Failure::NotFound(token.into()))
+    }
     fn contacts(&self, account: Option<&str>) -> Result<Vec<Contact>, Failure> {
         account.map_or(Ok(Vec::new()), |name| Err(Failure::NotFound(format!("no account {name}"))))
     }

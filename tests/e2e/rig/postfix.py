@@ -47,7 +47,8 @@ postlog   unix-dgram n - n - 1 postlogd
 
 class Postfix:
     """`domain` is its host name; mail for that domain, bounces too, comes to `inbox`. Nothing leaves but over Tox: mail
-    for tox.alt, and for `domains`, whose names the agent looks up."""
+    for tox.alt, and for `domains`, whose names the agent looks up. A `plain` one knows nothing of Tox, and is not started.
+    """
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Postfix:
         settings: Mapping[str, str] | None = None,
         domains: Sequence[str] = (),
         start: bool = True,
+        plain: bool = False,
     ) -> None:
         self.name = name
         self.domain = domain
@@ -74,13 +76,13 @@ class Postfix:
         self.log_path = sandbox.log(name)
         sandbox.dir(f"{name}/data", user="postfix")
         self.inbox = sandbox.dir(f"{name}/mail", user=UNPRIVILEGED) / "inbox"
-        self._write_config(lmtp_socket, program or Path("/nonexistent/tox-transport"), settings or {})
+        self._write_config(lmtp_socket, program or Path("/nonexistent/tox-transport"), settings or {}, plain)
         # Makes the queue folders, and refuses a configuration that is wrong.
         sandbox.run(["postfix", "-c", self.etc, "check"])
-        if start:
+        if start and not plain:
             self.start()
 
-    def _write_config(self, lmtp_socket: Path, program: Path, settings: Mapping[str, str]) -> None:
+    def _write_config(self, lmtp_socket: Path, program: Path, settings: Mapping[str, str], plain: bool) -> None:
         def fragment(file: str) -> str:
             text = (FRAGMENTS / file).read_text()
             # A fragment that no longer says what is replaced here would be tested with somebody else's paths.
@@ -126,10 +128,13 @@ class Postfix:
         }
         lines = "".join(f"{key} = {value}\n" for key, value in base.items())
         extra = "".join(f"{key} = {value}\n" for key, value in settings.items())
+        master_cf = _MASTER_CF.format(host=HOST, port=self.port)
+        if plain:
+            (self.etc / "main.cf").write_text(lines + extra)
+            (self.etc / "master.cf").write_text(master_cf)
+            return
         (self.etc / "main.cf").write_text(lines + fragment("main.cf.fragment") + extra)
-        (self.etc / "master.cf").write_text(
-            _MASTER_CF.format(host=HOST, port=self.port) + fragment("master.cf.fragment")
-        )
+        (self.etc / "master.cf").write_text(master_cf + fragment("master.cf.fragment"))
         (self.etc / "tox_status").write_text(fragment("tox_status"))
         routed = _routed(fragment("tox_transport"), self.route)
         way = next(line.split(None, 1)[1] for line in routed.splitlines() if line.startswith("tox.alt"))
