@@ -4,6 +4,7 @@
 #   make demo     five mails between people on a private Tox network (root; installs what it needs by apt)
 #   make test     all tests (root; likewise)
 #   make crash    the nothing-lost test at ten times the size: 3,000 mails, 300 kills
+#   make deb      the Debian package, below target/deb, and lintian's word about it
 #   make bench    measure, as a table and as target/bench.json
 #   make check    formatting, lints, docs, tests, licences, drift of generated files
 #   make fuzz     each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
@@ -18,7 +19,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build demo test test-rust test-e2e crash bench check bindings bindings-diff fuzz fmt clean deps-%
+.PHONY: build demo test test-rust test-e2e crash deb bench check bindings bindings-diff fuzz fmt clean deps-%
 
 # tox-transport is started for each mail, and starts faster when linked statically.
 build: deps-build
@@ -36,13 +37,17 @@ test: test-rust test-e2e
 test-rust: deps-build deps-test
 	$(CARGO) test --locked
 
-test-e2e: deps-demo deps-test build
+test-e2e: deps-demo deps-test deps-deb build
 	$(CARGO) build --locked --release --example tox3_server
 	TOXMAIL_BIN=$(abspath $(BIN)) $(PYTHON) -m unittest discover -s $(E2E)
 	$(PYTHON) $(E2E)/demo.py --bin $(BIN)
 
 crash: deps-demo deps-test build
 	$(PYTHON) $(E2E)/crash.py --bin $(BIN) --mails 3000 --kills 300
+
+deb: deps-deb build
+	scripts/package $(BIN) target/deb
+	lintian --fail-on error target/deb/*.deb
 
 bench: deps-demo deps-bench build
 	$(CARGO) build --locked --release --example bare_tox
@@ -56,7 +61,11 @@ check: deps-build deps-check
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 	$(MAKE) bindings-diff
-	bash -n scripts/install-deps
+	bash -n scripts/install-deps scripts/package
+	for page in docs/man/*; do \
+		words=$$(MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null); \
+		[ -z "$$words" ] || { echo "$$page: $$words" >&2; exit 1; }; \
+	done
 	$(PYTHON) -m compileall -q $(E2E) benches
 
 bindings: deps-check
