@@ -111,7 +111,8 @@ fn the_package_is_of_this_version_and_its_configuration_is_good() {
     let path = Path::new("debian/tox-agent.toml");
     let config = toxmail::config::parse(&read("debian/tox-agent.toml"), path).expect("a configuration");
     assert_eq!(config.lmtp.socket, Path::new(toxmail::config::DEFAULT_LMTP_SOCKET));
-    assert!(config.accounts[0].maildir.starts_with(&config.state_dir), "the unit may not write elsewhere");
+    let maildir = config.accounts[0].way.maildir().expect("a Maildir");
+    assert!(maildir.starts_with(&config.state_dir), "the unit may not write elsewhere");
     assert!(config.tox.bootstrap.len() >= 3);
     let unit = read("systemd/tox-agent.socket");
     assert!(unit.contains(&format!("ListenStream={}\n", config.lmtp.socket.display())));

@@ -588,12 +588,12 @@ impl Reader {
             })
     }
 
-    /// How many mails wait for a name to lead to an accepted key.
+    /// How many mails are held: they wait for a name to lead to an accepted key, or are on hold.
     ///
     /// # Errors
     /// The store fails.
     pub fn held_mails(&self) -> rusqlite::Result<u64> {
-        let held = "SELECT count(DISTINCT mail) FROM recipient WHERE name IS NOT NULL AND peer IS NULL";
+        let held = "SELECT count(DISTINCT mail) FROM recipient WHERE state = 2 OR name IS NOT NULL AND peer IS NULL";
         self.connection.prepare_cached(held)?.query_row([], |row| row.get::<_, i64>(0)).map(|n| n as u64)
     }
 
