@@ -205,9 +205,12 @@ fn mail_goes_into_a_maildir_or_to_a_server() {
             lmtp.to_owned(),
             ":2: account `a`: lmtp:/run/dovecot/lmtp needs deliver_to, the user or address that it knows",
         ),
-        (format!("{lmtp}deliver_to = 'al'\n{mailbox}"), ":5: mailbox `w` of account `a`: lmtp:/run/dovecot/lmtp needs"),
+        (format!("{lmtp}deliver_to = 'al'\n{mailbox}"), ":6: mailbox `w` of account `a`: lmtp:/run/dovecot/lmtp needs"),
         (format!("{lmtp}deliver_to = 'a b'"), ":4: deliver_to: `a b`: the part before @ needs quotes"),
-        (format!("{lmtp}{mailbox}maildir = '/w'"), ":6: maildir: mail of mailbox `w` of account `a` goes to"),
+        (
+            format!("{lmtp}deliver_to = 'al'\n{mailbox}maildir = '/w'"),
+            ":7: maildir: mail of mailbox `w` of account `a` goes to",
+        ),
         (format!("{ACCOUNT}{mailbox}"), ":5: mailbox `w` of account `a` has no maildir"),
         (
             "[lmtp]\nsocket = '/run/x'\n[[account]]\nname = 'a'\ndeliver = 'lmtp:/run/x'".into(),
