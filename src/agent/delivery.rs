@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use self::body::{Body, Failure};
 use super::account::disk_refusal;
-use super::directory::{Account, Directory};
+use super::directory::{Account, Directory, Mailbox};
 use super::names::Names;
 use super::notices::{self, Sent};
 use super::partial;
@@ -40,6 +40,8 @@ use crate::telemetry::clock::Clock;
 
 /// How many mails are delivered at a time.
 const THREADS: usize = 16;
+/// How many mails are handed on to servers at a time.
+const SERVER_THREADS: usize = 8;
 /// Stack of such a thread, in octets: it holds no large buffers.
 const STACK: usize = 512 * 1024;
 /// Age at which a record without any file is void, in milliseconds: readers remove files from `tmp/` after 36 hours.
@@ -64,6 +66,9 @@ pub struct DeliveryPool {
     notices: Arc<Mutex<HashSet<i64>>>,
     /// The thread that gives notices to servers: one that hangs must not keep mail from coming in.
     to_server: Mutex<Option<Sender<Job>>>,
+    /// The threads that hand mail on to servers: one that hangs must not keep mail out of Maildirs.
+    hand_over: Mutex<Option<Sender<Job>>>,
+    directory: Arc<Directory>,
 }
 
 struct Worker {
@@ -133,15 +138,30 @@ impl DeliveryPool {
         for number in 0..THREADS {
             threads.push(thread(format!("deliver {number}"), inbox.clone())?);
         }
-        let by_server = |account: &Account| matches!(account.mailboxes[0].way, Way::Server { .. });
-        let mut to_server = None;
-        if mta.is_some() || directory.accounts().iter().any(by_server) {
+        let servers = directory.accounts().iter().any(|account| account.mailboxes.iter().any(by_server));
+        let (mut to_server, mut hand_over) = (None, None);
+        if mta.is_some() || servers {
             let (notices, inbox) = mpsc::channel();
             threads.push(thread("notices".to_owned(), Arc::new(Mutex::new(inbox)))?);
             to_server = Some(notices);
         }
-        let (jobs, threads, to_server) = (Mutex::new(Some(jobs)), Mutex::new(threads), Mutex::new(to_server));
-        Ok(Self { jobs, threads, stopping, notices, to_server })
+        if servers {
+            let (mails, inbox) = mpsc::channel();
+            let inbox = Arc::new(Mutex::new(inbox));
+            for number in 0..SERVER_THREADS {
+                threads.push(thread(format!("hand over {number}"), inbox.clone())?);
+            }
+            hand_over = Some(mails);
+        }
+        Ok(Self {
+            jobs: Mutex::new(Some(jobs)),
+            threads: Mutex::new(threads),
+            stopping,
+            notices,
+            to_server: Mutex::new(to_server),
+            hand_over: Mutex::new(hand_over),
+            directory: directory.clone(),
+        })
     }
 
     fn send(&self, job: Job) {
@@ -152,7 +172,14 @@ impl DeliveryPool {
 
     /// Delivers a mail for an account; `done` gets the result for each recipient, a success being on disk.
     pub fn deliver(&self, account: usize, delivery: Delivery, done: impl FnOnce(Results) + Send + 'static) {
-        self.send(Job::Mail(account, delivery, Box::new(done)));
+        let accounts = self.directory.accounts();
+        let mailboxes = &accounts[account].mailboxes;
+        let to_server = delivery.recipients.iter().any(|(.., mailbox)| mailboxes.get(*mailbox).is_some_and(by_server));
+        let job = Job::Mail(account, delivery, Box::new(done));
+        match &*self.hand_over.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(threads) if to_server => drop(threads.send(job)),
+            _ => self.send(job),
+        }
     }
 
     /// Delivers a notice that waits in the store.
@@ -171,6 +198,7 @@ impl DeliveryPool {
         self.stopping.store(true, Ordering::Relaxed);
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.to_server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.hand_over.lock().unwrap_or_else(PoisonError::into_inner).take();
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
         }
@@ -607,6 +635,10 @@ fn store_refusal(error: &StoreError) -> Refusal {
         true => Refusal::temporary(3, 1, "the recipient's disk is full"),
         false => Refusal::temporary(3, 0, "the recipient's mail store does not answer"),
     }
+}
+
+fn by_server(mailbox: &Mailbox) -> bool {
+    matches!(mailbox.way, Way::Server { .. })
 }
 
 fn account_nick(directory: &Directory, account: &Account, delivery: &Delivery) -> String {
