@@ -14,6 +14,7 @@ from rig.agent import Agent, befriend, install_programs
 from rig.bootstrap import Bootstrap
 from rig.case import SandboxCase
 from rig.dovecot import Dovecot
+from rig.lmtp import LmtpClient
 from rig.mail import field_name, find_in_maildir, header, sample_mail, split
 from rig.net import HOST
 from rig.postfix import Postfix
@@ -76,12 +77,15 @@ class DeliverTest(SandboxCase):
             extra_config=f"""
 [[account.mailbox]]
 name = "full"
+deliver_to = "full"
 
 [[account.mailbox]]
 name = "sorted"
+deliver_to = "sorted"
 
 [[account.mailbox]]
 name = "nobody"
+deliver_to = "nobody"
 
 [[account.mailbox]]
 name = "relayed"
@@ -186,6 +190,20 @@ maildir = "{cls.maildirs["counted"]}"
         self.assertEqual(header(got, "Delivered-To"), "bob@mx.example")
         # What Postfix refuses comes back, in its words.
         self.assert_bounced(self.send("elsewhere", mail(self.new_id())), "5.4.4", "this test machine sends nothing")
+
+    def test_who_asked_for_success_is_told_whether_it_was_delivered_or_relayed(self) -> None:
+        key = self.bob.address.partition("@")[0]
+        for mailbox, action in (("bob", "delivered"), ("relayed", "relayed"), ("counted", "delivered")):
+            with self.subTest(mailbox=mailbox), LmtpClient(self.alice.lmtp_socket) as client:
+                message_id = self.new_id()
+                (reply,) = client.send(ALICE, [f"{mailbox}@{key}.tox.alt"], mail(message_id), rcpt=" NOTIFY=SUCCESS")
+                self.assertEqual(reply.code, 250, reply)
+
+                def notice(message_id: str = message_id) -> bytes | None:
+                    texts = (path.read_bytes() for path in (self.alice.maildir / "new").glob("*"))
+                    return next((text for text in texts if f"In-Reply-To: {message_id}".encode() in text), None)
+
+                self.assertIn(f"\nAction: {action}\nStatus: 2.0.0\n".encode(), wait_for("notice", notice))
 
     def test_mail_waits_for_a_dovecot_that_is_down(self) -> None:
         self.dovecot.stop()
