@@ -21,7 +21,7 @@ from rig.agent import Agent, ToxctlError, befriend, install_programs
 from rig.bootstrap import Bootstrap
 from rig.case import SandboxCase
 from rig.lmtp import LmtpClient
-from rig.mail import find_in_maildir, header, split
+from rig.mail import delivery_status, find_in_maildir, header, split
 from rig.net import HOST, free_port, free_udp_ports
 from rig.sandbox import UNPRIVILEGED, RigError, as_user
 from rig.socks import SocksServer
@@ -75,13 +75,6 @@ def notices(maildir: Path, queue_id: str) -> list[EmailMessage]:
         if f"X-Tox-Queue-ID: {queue_id}\n".encode() in content:
             found.append(cast(EmailMessage, email.message_from_bytes(content, policy=email.policy.default)))
     return found
-
-
-def status_fields(notice: EmailMessage) -> EmailMessage:
-    """The fields of the (only) recipient in a notice."""
-    report = next(part for part in notice.walk() if part.get_content_type() == "message/delivery-status")
-    blocks = cast(list[EmailMessage], report.get_payload())
-    return blocks[1]
 
 
 def tox_id(key: bytes) -> str:
@@ -195,7 +188,7 @@ class PairTest(NetworkCase):
         def refuse_at_first() -> None:
             cls.alice.ctl("contact", "add", cls.gina.tox_id, "--nick", "gina", "--message", "Hello\nGina")
             cls.gina.wait_request(cls.alice.key)
-            cls.gina.ctl("request", "refuse", cls.alice.key)
+            cls.gina.ctl("request", "refuse", cls.alice.key, "--silent")
             # Only an instance that was started again hears toxcore ask the same a second time.
             cls.gina.stop()
             cls.gina.start()
@@ -409,7 +402,7 @@ class PairTest(NetworkCase):
     def test_a_mail_loop_comes_back(self) -> None:
         loop = mail(self.new_id(), fields="Received: from a by b; x\n" * 51)
         notice = self.one_notice(self.alice, queue_id_of(self.alice.submit(ALICE, ["bob@tox.alt"], loop)))
-        self.assertEqual(status_fields(notice)["Status"], "5.4.6")
+        self.assertEqual(delivery_status(notice)["Status"], "5.4.6")
 
     def test_bodies_arrive_octet_for_octet(self) -> None:
         bodies = {
@@ -461,7 +454,7 @@ class PairTest(NetworkCase):
         self.assertEqual((notice["Return-Path"], notice["To"]), ("<>", ALICE))
         self.assertEqual(notice["Auto-Submitted"], "auto-replied")
         self.assertEqual([part.defects for part in notice.walk()], [[]] * len(list(notice.walk())))
-        fields = status_fields(notice)
+        fields = delivery_status(notice)
         self.assertEqual(fields["Status"], "5.1.1")
         self.assertEqual(fields["Action"], "failed")
         self.assertEqual(fields["Final-Recipient"], f"rfc822; {nobody}")
@@ -489,18 +482,18 @@ class PairTest(NetworkCase):
         for local, final in (
             ('"no body"', f'rfc822; "no body"@{domain}'),
             ('"a>b\\"<"', f'rfc822; "a>b\\"<"@{domain}'),
-            ("jörg", f"utf-8; j\\x{{F6}}rg@{domain}"),
+            ("jörg", f"utf-8; jörg@{domain}"),
         ):
             with self.subTest(local=local):
                 sent = self.alice.submit("ålice@tox.example", [f"{local}@{domain}"], mail(self.new_id()))
-                fields = status_fields(self.one_notice(self.alice, queue_id_of(sent)))
+                fields = delivery_status(self.one_notice(self.alice, queue_id_of(sent)))
                 self.assertEqual((fields["Status"], fields["Final-Recipient"]), ("5.1.1", final))
 
     def test_a_mail_too_large_for_the_peer_comes_back(self) -> None:
         large = mail(self.new_id(), random_body(150 * KIB), sender=BOB)
         notice = self.one_notice(self.bob, queue_id_of(self.bob.submit(BOB, ["alice@tox.alt"], large)))
-        self.assertEqual(status_fields(notice)["Status"], "5.3.4")
-        self.assertIn("102400", status_fields(notice)["Diagnostic-Code"])
+        self.assertEqual(delivery_status(notice)["Status"], "5.3.4")
+        self.assertIn("102400", delivery_status(notice)["Diagnostic-Code"])
 
     def test_a_mail_too_large_for_the_agent_is_refused(self) -> None:
         with LmtpClient(self.alice.lmtp_socket) as client:
@@ -513,7 +506,7 @@ class PairTest(NetworkCase):
         left = max(0.0, 60 + self.expiring_since - time.monotonic())
         notice = self.one_notice(self.erin, self.expiring[0], timeout=left + 60)
         self.assertGreaterEqual(time.monotonic() - self.expiring_since, 59)
-        self.assertEqual(status_fields(notice)["Status"], "5.4.7")
+        self.assertEqual(delivery_status(notice)["Status"], "5.4.7")
         self.assert_nothing_waits(self.erin)
         self.assertEqual(notices(self.erin.maildir, self.expiring[1]), [])
         self.assertEqual(len(list((self.erin.maildir / "new").iterdir())), 1)
@@ -837,7 +830,7 @@ class ProcessTest(NetworkCase):
         other = self.agent("other", start=False, settings={"lmtp": {"socket": str(agent.lmtp_socket)}})
         status, words = self.run_agent(other)
         self.assertEqual(status, 1)
-        self.assertRegex(words, rf"LMTP socket {agent.lmtp_socket}.*in use")
+        self.assertRegex(words, rf"lmtp socket {agent.lmtp_socket}.*in use")
         self.assertEqual(agent.transport("single@tox.example", ["x@tox.alt"], mail("<1@x>"))[0], 67)
 
     def test_a_wrong_configuration(self) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 from rig.agent import Agent, befriend, install_programs
 from rig.bootstrap import Bootstrap
 from rig.case import SandboxCase
-from rig.mail import find_in_maildir, sample_mail
+from rig.mail import delivery_status, find_in_maildir, sample_mail
 from rig.net import HOST
 from rig.postfix import Postfix
 from rig.wait import wait_for
@@ -87,17 +87,6 @@ class NoticesTest(SandboxCase):
         self.assertEqual(parsed.defects, [])
         return parsed
 
-    def status(self, notice: EmailMessage) -> dict[str, str]:
-        """The fields of the delivery status: of the mail and of its only recipient."""
-        fields = list(notice.iter_parts())[1].get_payload()
-        assert isinstance(fields, list)
-        if len(fields) == 2:
-            message, recipient = fields
-            return {**dict(message.items()), **dict(recipient.items())}
-        # This parser does not know message/global-delivery-status, and takes it for a mail.
-        text = fields[0].as_bytes().decode()
-        return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-
     def test_success_is_told_to_who_asked_for_it_once_and_to_nobody_else(self) -> None:
         for subject, options, notify in (
             ("quiet", ["ENVID=a+2Bb"], []),
@@ -109,7 +98,7 @@ class NoticesTest(SandboxCase):
             found = wait_for(subject, lambda s=subject: find_in_maildir(self.bob.maildir, f"<{s}@alice.example>") or None, 120)
             self.assertEqual(len(found), 1)
         notice = self.notice("wanted")
-        status = self.status(notice)
+        status = delivery_status(notice)
         self.assertEqual(
             {key: status.get(key) for key in ("Reporting-MTA", "Original-Envelope-Id", "Action", "Status")},
             {
@@ -136,7 +125,7 @@ class NoticesTest(SandboxCase):
             with self.subTest(subject=subject):
                 self.postfix.smtp(ALICE, [self.nobody()], self.mail(subject, self.nobody()), options=options)
                 notice = self.notice(subject)
-                status = self.status(notice)
+                status = delivery_status(notice)
                 self.assertEqual((status["Action"], status["Status"]), ("failed", "5.1.1"))
                 words, _, original = notice.iter_parts()
                 self.assertIn("is not an address of this agent", words.get_content())
@@ -158,7 +147,7 @@ class NoticesTest(SandboxCase):
         self.assertIn(f"\nTo: {sender}\n".encode(), text)
         self.assertIn(b"report-type=global-delivery-status", text)
         self.assertIn(b"Content-Type: message/global\n", text)
-        self.assertEqual(self.status(self.notice("utf8"))["Action"], "failed")
+        self.assertEqual(delivery_status(self.notice("utf8"))["Action"], "failed")
 
     def test_a_notice_waits_for_the_mta_through_a_crash_and_comes_once(self) -> None:
         self.postfix.stop()
@@ -168,14 +157,14 @@ class NoticesTest(SandboxCase):
         self.alice.kill()
         self.postfix.start()
         self.alice.start()
-        self.assertEqual(self.status(self.notice("patient"))["Action"], "failed")
+        self.assertEqual(delivery_status(self.notice("patient"))["Action"], "failed")
         self.postfix.wait_log(r"postfix/virtual.*to=<alice@alice\.example>.*status=sent")
 
     def test_what_the_mta_refuses_comes_into_the_mailbox_of_the_account(self) -> None:
         sender = "unwelcome@alice.example"
         self.postfix.smtp(sender, [self.nobody()], self.mail("refused", self.nobody(), sender))
         notice = self.notice("refused", self.alice.maildir)
-        self.assertEqual((self.status(notice)["Action"], notice["To"]), ("failed", sender))
+        self.assertEqual((delivery_status(notice)["Action"], notice["To"]), ("failed", sender))
         self.assertEqual(self.notices(self.postfix.inbox, "refused"), [])
 
 

@@ -1,6 +1,7 @@
 """Making mails, finding them in Maildirs, and comparing what was sent with what was stored."""
 
 import random
+import re
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -42,6 +43,19 @@ def split(message: bytes) -> tuple[list[bytes], bytes]:
 def field_name(field: bytes) -> str:
     """The name of a header field."""
     return field.partition(b":")[0].decode(errors="replace").strip()
+
+
+def delivery_status(notice: EmailMessage) -> dict[str, str]:
+    """The fields of the delivery status of a notice (RFC 3464): those of the mail and those of its only recipient."""
+    report = next(part for part in notice.walk() if part.get_content_type().endswith("delivery-status"))
+    blocks = report.get_payload()
+    assert isinstance(blocks, list)
+    if len(blocks) == 2:
+        message, recipient = blocks
+        return {**dict(message.items()), **dict(recipient.items())}
+    # The parser does not know message/global-delivery-status (RFC 6533), and takes it for a mail.
+    text = re.sub(r"\n[ \t]+", " ", blocks[0].as_bytes().decode())
+    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
 def header(message: bytes, name: str) -> str | None:
