@@ -17,7 +17,7 @@ use super::schema;
 
 /// Row ids after a restore are above its time in seconds, times this.
 const IDS: i64 = 1 << 31;
-/// The largest database that [`verify`] takes into memory, in octets.
+/// The largest database that [`Verify`] takes into memory, in octets.
 const MAX_VERIFY: u64 = 1 << 30;
 /// How often a copy is begun anew because a body went away meanwhile.
 const TRIES: usize = 10;
