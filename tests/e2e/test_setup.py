@@ -159,7 +159,8 @@ class PostfixSetupTest(SandboxCase):
         self.assertEqual({name: after[name] for name in before}, before)
         self.assertNotIn("tox_transport", after)
 
-        (postfix.etc / "main.cf").open("a").write("queue_directory = /nonexistent\n")
+        with (postfix.etc / "main.cf").open("a") as main:
+            main.write("queue_directory = /nonexistent\n")
         before = self.files(postfix)
         self.assertIn("is wrong already", self.setup(postfix, "--apply", status=1))
         self.assertEqual(self.files(postfix), before)

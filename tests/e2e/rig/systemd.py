@@ -37,7 +37,8 @@ rc=0
 wait $child || rc=$?
 wait $child 2>/dev/null || true
 echo $$ >"$own/cgroup.procs" || true
-for _ in $(seq 100); do
+# What is writing to a slow disk takes its time to end.
+for _ in $(seq 600); do
     remove "$box" && break
     sleep 0.05
 done
@@ -184,7 +185,7 @@ class Machine:
         """Switch it off in good order, and wait until it is."""
         self._keep_journal()
         self.run("systemctl", "poweroff", check=False)
-        wait_for("end of the machine", lambda: not self._process.alive(), 30)
+        wait_for("end of the machine", lambda: not self._process.alive(), 60)
 
     def _find_init(self) -> bool:
         for process in descendants([self._process.pid]):
