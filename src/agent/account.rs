@@ -25,7 +25,7 @@ use crate::engine::transfer::MailId;
 use crate::engine::wire::Session;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::status::Refusal;
-use crate::store::{Answer, Contact, DECLINE_AGE, MAX_DECLINING, Reader, Request, Store, Work};
+use crate::store::{Answer, Contact, DECLINE_AGE, Reader, Request, Store, Work};
 use crate::telemetry::clock::Clock;
 use crate::tox::{Connection, Event, FriendNumber, Tox, savedata};
 
@@ -63,8 +63,8 @@ pub enum Command {
     AskFriend(ToxId, String, Option<Sender<Result<(), String>>>),
     /// Take a contact as friend; it is in the store already.
     AcceptFriend(PublicKey, Sender<Result<(), String>>),
-    /// Tell one who was refused so, when he is online, or do not; that is in the store already.
-    Decline(PublicKey, bool),
+    /// Another one was refused, and is to be told or not; that is in the store already.
+    Refused,
     /// That a contact takes no mail of ours, said in this session of it, is on disk.
     DeclineRecorded(PublicKey, Session),
     /// Forget a friend; the contact is out of the store already.
@@ -341,15 +341,14 @@ impl AccountThread {
                 return;
             }
         };
-        let mut declining = self.reader.declining(&self.name, self.seconds() - DECLINE_AGE).unwrap_or_else(|error| {
-            log::error!("{}: cannot read who was refused: {error}", self.name);
-            Vec::new()
-        });
-        declining.retain(|key| !contacts.iter().any(|contact| contact.key == *key));
+        let refused = self.refused().unwrap_or_default();
         let mut changed = false;
         for (number, key) in self.tox.friends() {
-            if contacts.iter().any(|contact| contact.key == key) || declining.contains(&key) {
+            if contacts.iter().any(|contact| contact.key == key) {
                 self.know(number, key);
+            } else if refused.contains(&key) {
+                self.know(number, key);
+                self.declining.insert(key);
             } else {
                 self.tox.delete_friend(number);
                 changed = true;
@@ -371,7 +370,10 @@ impl AccountThread {
             }
         }
         let mut actions = Vec::new();
-        declining.into_iter().for_each(|key| self.decline(key, &mut actions));
+        for key in self.declining.clone() {
+            self.engine.handle(self.now(), Input::Decline(key, true), &mut actions);
+        }
+        self.tell_refused(&mut actions);
         self.act(&mut actions);
         if changed {
             self.save();
@@ -383,17 +385,44 @@ impl AccountThread {
         self.shared.clock.wall_ms() / 1000
     }
 
-    /// Makes one who was refused a friend in toxcore's eyes, so that he can be told.
-    fn decline(&mut self, key: PublicKey, actions: &mut Vec<Action>) {
-        if !self.friends.contains_key(&key) {
+    /// Who was refused and is to be told now: a few, the last ones first, and none for ever. Nothing where the store fails.
+    fn refused(&self) -> Option<Vec<PublicKey>> {
+        match self.reader.declining(&self.name, self.seconds() - DECLINE_AGE) {
+            Ok(refused) => Some(refused),
+            Err(error) => {
+                log::error!("{}: cannot read who was refused: {error}", self.name);
+                None
+            }
+        }
+    }
+
+    /// Makes those who were refused friends in toxcore's eyes, so that they can be told, and forgets those who have been,
+    /// or will not be.
+    fn tell_refused(&mut self, actions: &mut Vec<Action>) {
+        let Some(refused) = self.refused() else { return };
+        let before = self.declining.len();
+        let done: Vec<PublicKey> = self.declining.iter().filter(|key| !refused.contains(key)).copied().collect();
+        done.iter().for_each(|key| self.forget(key, actions));
+        let mut changed = before != self.declining.len();
+        for key in refused {
+            // Who is a friend already is told already, or is a contact by now.
+            if self.friends.contains_key(&key) {
+                continue;
+            }
             match self.tox.add_known_friend(&key) {
                 Ok(number) => self.know(number, key),
-                Err(error) => return log::error!("{}: cannot tell {key} that it is refused: {error}", self.name),
+                Err(error) => {
+                    log::error!("{}: cannot tell {key} that it is refused: {error}", self.name);
+                    continue;
+                }
             }
+            self.declining.insert(key);
+            self.engine.handle(self.now(), Input::Decline(key, true), actions);
+            changed = true;
+        }
+        if changed {
             self.save();
         }
-        self.declining.insert(key);
-        self.engine.handle(self.now(), Input::Decline(key, true), actions);
     }
 
     fn know(&mut self, number: FriendNumber, key: PublicKey) {
@@ -462,6 +491,7 @@ impl AccountThread {
                         self.engine.handle(now, Input::Offline(key), actions);
                     }
                     (Some(_), Connection::Offline) if self.leaving.contains_key(&key) => {
+                        self.engine.handle(now, Input::Offline(key), actions);
                         self.forget(&key, actions);
                         self.save();
                     }
@@ -505,12 +535,10 @@ impl AccountThread {
                     }
                     // He has forgotten, or never heard, that he was refused.
                     Ok(Some(Request { answer: Answer::Declining | Answer::Declined, .. })) => {
-                        let since = seconds - DECLINE_AGE;
-                        let few = self.reader.declining(&self.name, since).is_ok_and(|all| all.len() < MAX_DECLINING);
-                        if few {
-                            self.shared.store.declined(&self.name, key, false, seconds);
-                            self.decline(key, actions);
-                        }
+                        let handle = self.handle.clone();
+                        self.shared
+                            .store
+                            .declined(&self.name, key, false, seconds, move || handle.send(Command::Refused));
                         return;
                     }
                     Ok(None) => self.requests.1 += 1,
@@ -602,13 +630,7 @@ impl AccountThread {
                 };
                 let _ = reply.send(result);
             }
-            Command::Decline(key, true) => self.decline(key, actions),
-            Command::Decline(key, false) => {
-                if self.declining.contains(&key) {
-                    self.forget(&key, actions);
-                    self.save();
-                }
-            }
+            Command::Refused => self.tell_refused(actions),
             Command::DeclineRecorded(peer, session) => {
                 self.asking.remove(&peer);
                 self.leaving.insert(peer, Instant::now());
@@ -806,7 +828,9 @@ impl AccountThread {
             }
             Action::DeclineHeard { peer } => {
                 log::info!("{}: {} has heard that its friend request is refused", self.name, self.who(&peer));
-                self.shared.store.declined(&self.name, peer, true, self.seconds());
+                let handle = self.handle.clone();
+                let told = move || handle.send(Command::Refused);
+                self.shared.store.declined(&self.name, peer, true, self.seconds(), told);
                 self.forget(&peer, actions);
                 self.save();
             }
@@ -848,6 +872,7 @@ impl AccountThread {
         if now >= self.save_next {
             self.save_next = now + SAVE_EVERY;
             self.save();
+            self.tell_refused(actions);
             if let Err(error) = self.partials.sweep() {
                 log::warn!("{}: cannot look for old partial files: {error}", self.name);
             }

@@ -111,9 +111,8 @@ impl Contacts {
         let answer = self.store.refuse_request(name, key, tell, self.now_s())?;
         let answer =
             answer.ok_or_else(|| Failure::NotFound(format!("there is no friend request of {key} any more")))?;
-        let told = answer == Answer::Declining;
-        self.handles[account].send(Command::Decline(key, told));
-        Ok(told)
+        self.handles[account].send(Command::Refused);
+        Ok(answer == Answer::Declining)
     }
 
     /// Gives a contact another nickname, or none.

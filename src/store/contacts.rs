@@ -18,7 +18,7 @@ const KEEP_REQUEST: i64 = 60 * 86_400;
 /// How long one who was refused is waited for, so that he can be told, in seconds; longer than mail waits by default.
 pub const DECLINE_AGE: i64 = 7 * 86_400;
 /// How many of them at a time, for each account. Each is a friend in toxcore's eyes until he has heard.
-pub const MAX_DECLINING: usize = 32;
+const MAX_DECLINING: i64 = 32;
 
 /// What became of a friend request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -341,10 +341,18 @@ impl Store {
     }
 
     /// One who was refused has heard so, or (`told` false) asks again at `seconds` since the epoch and is to hear it again.
-    pub fn declined(&self, account: &str, key: PublicKey, told: bool, seconds: i64) {
+    /// `done` is called when that is on disk.
+    pub fn declined(
+        &self,
+        account: &str,
+        key: PublicKey,
+        told: bool,
+        seconds: i64,
+        done: impl FnOnce() + Send + 'static,
+    ) {
         let account = account.to_owned();
         let answer = if told { Answer::Declined } else { Answer::Declining };
-        self.record(move |session| {
+        let job = move |session: &mut Session<'_>| {
             session
                 .connection
                 .prepare_cached(
@@ -352,6 +360,12 @@ impl Store {
                 )?
                 .execute(params![answer.number(), seconds, account, key.0])?;
             Ok(())
+        };
+        // Should it fail, he is told once more, or asks once more.
+        self.submit(job, move |result| {
+            if result.is_ok() {
+                done();
+            }
         });
     }
 
@@ -447,7 +461,7 @@ impl Reader {
                 "SELECT key FROM request WHERE account = ? AND refused = 2 AND received > ?
                  ORDER BY received DESC LIMIT ?",
             )?
-            .query_map(params![account, since, MAX_DECLINING as i64], |row| row.get(0).map(PublicKey))?
+            .query_map(params![account, since, MAX_DECLINING], |row| row.get(0).map(PublicKey))?
             .collect()
     }
 

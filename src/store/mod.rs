@@ -23,7 +23,7 @@ mod writer;
 mod tests;
 
 pub use bodies::{BodyFile, BodyWriter, EncodedBody, free_space};
-pub use contacts::{Answer, Contact, DECLINE_AGE, MAX_DECLINING, Request};
+pub use contacts::{Answer, Contact, DECLINE_AGE, Request};
 pub use dispatch::Work;
 pub use hold::Touched;
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};

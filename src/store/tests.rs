@@ -616,13 +616,23 @@ fn a_refused_agent_is_told_once_and_again_when_it_asks_again() {
     let declining = |since| world.reader().declining("alice", since).expect("read");
     assert_eq!(declining(0).len(), 2);
     assert_eq!(declining(1000), [], "not for ever");
-    world.store.declined("alice", PublicKey([1; 32]), true, 1001);
-    world.store.declined("alice", PublicKey([3; 32]), false, 1001);
+    world.store.declined("alice", PublicKey([1; 32]), true, 1001, || {});
+    world.store.declined("alice", PublicKey([3; 32]), false, 1001, || {});
     world.settled();
     assert_eq!(declining(0), [PublicKey([2; 32])], "who was refused silently is never told");
-    world.store.declined("alice", PublicKey([1; 32]), false, 2000);
+    world.store.declined("alice", PublicKey([1; 32]), false, 2000, || {});
     world.settled();
     assert_eq!(declining(1500), [PublicKey([1; 32])]);
+    // Each is a friend in toxcore's eyes: not many at a time, and the last ones first.
+    for key in 10..60 {
+        let (sender, receiver) = mpsc::channel();
+        world.store.put_request(request(key), move |new| sender.send(new).expect("somebody waits"));
+        assert_eq!(receiver.recv().expect("an answer"), Some(true));
+        let seconds = 3000 + i64::from(key);
+        world.store.refuse_request("alice", PublicKey([key; 32]), true, seconds).expect("an answer");
+    }
+    let now = declining(0);
+    assert_eq!((now.len(), now[0]), (32, PublicKey([59; 32])));
 }
 
 #[test]

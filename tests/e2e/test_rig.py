@@ -234,8 +234,8 @@ class MachineTest(unittest.TestCase):
 
 
 def _machine_groups() -> set[str]:
-    """The cgroups with processes in them of machines whose launcher has ended. An empty one, which the kernel did not let
-    go at once, the next machine removes.
+    """The cgroups with processes in them of machines whose launcher has ended. Where that was killed, with its rig, an empty
+    one stays until the next machine removes it.
     """
     groups = [path for path in Path("/sys/fs/cgroup").glob("**/toxmail-[0-9]*") if path.is_dir()]
 

@@ -37,8 +37,7 @@ rc=0
 wait $child || rc=$?
 wait $child 2>/dev/null || true
 echo $$ >"$own/cgroup.procs" || true
-# What is writing to a slow disk takes its time to end.
-for _ in $(seq 600); do
+for _ in $(seq 100); do
     remove "$box" && break
     sleep 0.05
 done
