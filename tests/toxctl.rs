@@ -33,8 +33,8 @@ fn contact(octet: u8, nick: Option<&str>) -> Contact {
         state: ContactState::Accepted,
         online: octet == 1,
         mail: octet == 1,
-        last_seen: (octet == 2).then(|| now() - 7260),
-        added: now() - 9000,
+        last_seen: (octet == 2).then(|| now() - 7290),
+        added: now() - 9030,
         blocked: false,
         names: if octet == 2 { vec!["carol@example.net".into()] } else { Vec::new() },
     }
@@ -57,8 +57,8 @@ fn changed() -> Name {
         via: Some("name".into()),
         method: Some("tox1".into()),
         proof: Some("secure".into()),
-        first_seen: Some(now() - 9000),
-        last_seen: Some(now() - 7260),
+        first_seen: Some(now() - 9030),
+        last_seen: Some(now() - 7290),
         offer: Some(offer),
         status: Some("4.7.1".into()),
         text: Some("the key has\u{1b}[2J changed".into()),
@@ -228,7 +228,7 @@ impl Backend for Fake {
             account: "alice".into(),
             sender: if n == 0 { "alice@example.org".into() } else { String::new() },
             size: 2048,
-            arrived: now() - 7260,
+            arrived: now() - 7290,
             expires: now() + 86_400 + 1800,
             recipients: if n == 0 {
                 let (attempts, next_attempt) = (3, Some(now() + 330));
