@@ -13,6 +13,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("identity", &["mail::address"]),
     ("mail", &["identity"]),
     ("engine", &["mail", "identity"]),
+    ("lane", &["engine::transfer", "mail", "identity"]),
+    ("relay", &["lane", "engine::transfer", "engine::window", "identity"]),
+    ("slots", &["relay", "lane", "identity"]),
     ("tox", &["identity"]),
     ("socket", &[]),
     ("telemetry", &[]),
@@ -49,9 +52,12 @@ const AGENT: &[&str] = &[
     "dns",
     "engine",
     "identity",
+    "lane",
     "lmtp",
     "mail",
     "maildir",
+    "relay",
+    "slots",
     "smtp",
     "socket",
     "store",
@@ -60,7 +66,7 @@ const AGENT: &[&str] = &[
 ];
 
 /// Modules without I/O, clock, randomness and threads.
-const PURE: &[&str] = &["mail", "identity", "engine"];
+const PURE: &[&str] = &["mail", "identity", "engine", "lane", "relay"];
 /// What they must not name.
 const IMPURE: &[&str] = &[
     "Instant::now",
