@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("maildir", &[]),
     ("smtp", &["mail"]),
     ("dns", &["mail::address", "identity"]),
-    ("store", &["engine::transfer", "engine::schedule", "engine::trust", "mail", "identity"]),
+    ("store", &["engine::transfer", "engine::schedule", "engine::trust", "lane::keys", "relay", "mail", "identity"]),
     ("lmtp", &["mail", "socket"]),
     ("control", &["socket"]),
     ("config", &["engine::trust", "mail", "identity", "smtp::Destination"]),

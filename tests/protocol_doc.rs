@@ -83,6 +83,7 @@ fn notation(frame: &Frame<'_>) -> String {
         Frame::Done(id) => format!("[7,h'{}']", hex(&id.0)),
         Frame::Cancel(stream) => format!("[8,{stream}]"),
         Frame::Close(reason) => format!("[9,\"{reason}\"]"),
+        Frame::Lane { kind, octets } => format!("[10,{kind},h'{}']", hex(octets)),
         Frame::Unknown => "unknown".to_owned(),
     }
 }
@@ -159,6 +160,7 @@ fn the_cddl_has_the_numbers_and_lengths_of_the_frames() {
         ("done", Frame::Done(MailId([0; 16]))),
         ("cancel", Frame::Cancel(1)),
         ("close", Frame::Close("")),
+        ("lane", Frame::Lane { kind: 1, octets: b"" }),
     ];
     for (name, frame) in frames {
         let start = format!("\n{name} ");

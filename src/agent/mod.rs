@@ -4,6 +4,7 @@
 
 mod account;
 mod contacts;
+mod courier;
 mod delivery;
 mod directory;
 mod health;
