@@ -39,7 +39,7 @@ impl Class {
     pub const ALL: [Self; 5] = [Self::K16, Self::K128, Self::K512, Self::M1, Self::M4];
 
     /// Octets of a slot's content.
-    pub fn octets(self) -> usize {
+    pub const fn octets(self) -> usize {
         match self {
             Self::K16 => 16 << 10,
             Self::K128 => 128 << 10,

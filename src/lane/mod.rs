@@ -10,3 +10,6 @@
 //! [`crate::mail`] and [`crate::engine::transfer`] for what is in a part.
 
 pub mod keys;
+pub mod offer;
+pub mod parcel;
+pub mod seal;
