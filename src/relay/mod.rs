@@ -9,4 +9,5 @@
 //! [`crate::engine::transfer`].
 
 pub mod descriptor;
+pub mod session;
 pub mod wire;
