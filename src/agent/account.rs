@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::net::ToSocketAddrs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -11,13 +10,13 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
+use super::bootstrap::Bootstrap;
 use super::courier;
 use super::delivery::DeliveryPool;
 use super::directory::Directory;
 use super::health::Pulse;
 use super::partial::Partials;
+use super::waker::Waker;
 use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
 use crate::engine::request;
@@ -35,9 +34,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(20);
 /// The same once it was asked for [`ASK_EAGERLY`].
 const ASK_AGAIN_LATER: Duration = Duration::from_secs(60);
 const ASK_EAGERLY: Duration = Duration::from_secs(300);
-/// Bootstrap is repeated until connected, first after this, doubling to the maximum.
-const BOOTSTRAP: Duration = Duration::from_secs(2);
-const BOOTSTRAP_MAX: Duration = Duration::from_secs(60);
 /// The known nodes in the savedata are worth keeping, this often.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// While a transfer runs over a TCP relay, whose socket is not watched, the loop turns this often, in milliseconds.
@@ -82,8 +78,6 @@ pub enum Command {
     Rules(Box<Rules>),
     /// Nodes by which the network is entered from now on.
     Nodes(Vec<BootstrapNode>),
-    /// Addresses of bootstrap nodes.
-    Bootstrap(Vec<(String, u16, Vec<u16>, PublicKey)>),
     /// Say goodbye and end.
     Stop,
 }
@@ -112,7 +106,7 @@ pub struct Snapshot {
 #[derive(Clone)]
 pub struct Handle {
     commands: Sender<Command>,
-    waker: Arc<EventFd>,
+    waker: Waker,
     /// What the thread shows.
     pub snapshot: Arc<Mutex<Snapshot>>,
     /// Whether its loop turns.
@@ -126,10 +120,9 @@ impl Handle {
     /// The system has no descriptor left.
     pub fn new() -> io::Result<(Self, Receiver<Command>)> {
         let (commands, inbox) = std::sync::mpsc::channel();
-        let waker = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let snapshot = Snapshot { connection: Connection::Offline, online: HashMap::new() };
         let snapshot = Arc::new(Mutex::new(snapshot));
-        Ok((Self { commands, waker, snapshot, pulse: Pulse::default() }, inbox))
+        Ok((Self { commands, waker: Waker::new()?, snapshot, pulse: Pulse::default() }, inbox))
     }
 
     /// Asks something of the thread; without effect when it has ended.
@@ -141,8 +134,7 @@ impl Handle {
 
     /// Has the thread turn its loop once.
     pub fn wake(&self) {
-        // Full means that it is already to wake.
-        let _ = self.waker.write(1);
+        self.waker.wake();
     }
 
     /// What the thread showed last.
@@ -236,10 +228,7 @@ pub struct AccountThread {
     declining: HashSet<PublicKey>,
     /// Contacts that were removed as they take no mail of ours, and since when: friends until they have heard that we know.
     leaving: HashMap<PublicKey, Instant>,
-    bootstrap_nodes: Vec<BootstrapNode>,
-    resolve: bool,
-    bootstrap_next: Instant,
-    bootstrap_wait: Duration,
+    bootstrap: Bootstrap,
     save_next: Instant,
     started: Instant,
     /// Since when requests of strangers are counted, and how many came.
@@ -268,6 +257,7 @@ impl AccountThread {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let now = Instant::now();
+        let bootstrap = Bootstrap::new(bootstrap_nodes, resolve, handle.waker.clone());
         Ok(Self {
             number,
             tox,
@@ -288,10 +278,7 @@ impl AccountThread {
             asking: HashMap::new(),
             declining: HashSet::new(),
             leaving: HashMap::new(),
-            bootstrap_nodes,
-            resolve,
-            bootstrap_next: now,
-            bootstrap_wait: BOOTSTRAP,
+            bootstrap,
             save_next: now + SAVE_EVERY,
             started: now,
             requests: (now, 0),
@@ -307,7 +294,7 @@ impl AccountThread {
         while !self.stopping {
             let wait = self.wait_time();
             self.tox.wait(self.handle.waker.as_fd(), wait);
-            let _ = self.handle.waker.read();
+            self.handle.waker.clear();
             self.tox.iterate(&mut events);
             for event in events.drain(..) {
                 self.on_event(event, &mut actions);
@@ -486,10 +473,7 @@ impl AccountThread {
         match event {
             Event::SelfConnection(connection) => {
                 log::info!("{}: connection to the Tox network: {connection:?}", self.name);
-                if connection == Connection::Offline {
-                    self.bootstrap_next = Instant::now();
-                    self.bootstrap_wait = BOOTSTRAP;
-                }
+                self.bootstrap.on_connection(connection);
                 self.show(|snapshot| snapshot.connection = connection);
             }
             Event::FriendConnection(number, connection) => {
@@ -670,12 +654,7 @@ impl AccountThread {
             }
             Command::Relayed(relayed) => self.take_relayed(*relayed),
             Command::Rules(rules) => self.engine.set_rules(*rules),
-            Command::Nodes(nodes) => self.bootstrap_nodes = nodes,
-            Command::Bootstrap(nodes) => {
-                for (host, port, tcp_ports, key) in nodes {
-                    self.tox.bootstrap(&host, port, &tcp_ports, &key);
-                }
-            }
+            Command::Nodes(nodes) => self.bootstrap.set_nodes(nodes),
             Command::Stop => self.stopping = true,
         }
     }
@@ -953,16 +932,7 @@ impl AccountThread {
     /// What is to be done from time to time.
     fn look_after(&mut self, actions: &mut Vec<Action>) {
         let now = Instant::now();
-        if now >= self.bootstrap_next {
-            if self.tox.connection() == Connection::Offline {
-                self.bootstrap();
-                self.bootstrap_next = now + self.bootstrap_wait;
-                self.bootstrap_wait = (self.bootstrap_wait * 2).min(BOOTSTRAP_MAX);
-            } else {
-                self.bootstrap_next = now + BOOTSTRAP;
-                self.bootstrap_wait = BOOTSTRAP;
-            }
-        }
+        self.bootstrap.turn(&mut self.tox);
         if now >= self.save_next {
             self.save_next = now + SAVE_EVERY;
             self.save();
@@ -990,31 +960,6 @@ impl AccountThread {
                 Ok(number) => self.know(number, key),
                 Err(error) => log::error!("{}: cannot ask {key} again: {error}", self.name),
             }
-        }
-    }
-
-    /// Asks the configured nodes for a way in. Names are looked up in a thread of their own, as that may take seconds.
-    fn bootstrap(&mut self) {
-        let (literal, named): (Vec<_>, Vec<_>) =
-            self.bootstrap_nodes.iter().partition(|node| node.host.parse::<std::net::IpAddr>().is_ok());
-        let literal: Vec<_> = literal.into_iter().cloned().collect();
-        for node in &literal {
-            self.tox.bootstrap(&node.host, node.port, &node.tcp_ports, &node.key);
-        }
-        if named.is_empty() || !self.resolve {
-            return;
-        }
-        let named: Vec<BootstrapNode> = named.into_iter().cloned().collect();
-        let handle = self.handle.clone();
-        let looked_up = std::thread::Builder::new().name("resolve".into()).spawn(move || {
-            let found = named.iter().filter_map(|node| {
-                let address = (node.host.as_str(), node.port).to_socket_addrs().ok()?.next()?;
-                Some((address.ip().to_string(), node.port, node.tcp_ports.clone(), node.key))
-            });
-            handle.send(Command::Bootstrap(found.collect()));
-        });
-        if let Err(error) = looked_up {
-            log::error!("{}: cannot look up the bootstrap nodes: {error}", self.name);
         }
     }
 }

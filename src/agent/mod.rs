@@ -3,6 +3,7 @@
 //! `transport`.
 
 mod account;
+mod bootstrap;
 mod contacts;
 mod courier;
 mod delivery;
@@ -13,8 +14,10 @@ mod names;
 mod notices;
 mod partial;
 mod probe;
+pub mod relay_client;
 mod reload;
 mod run;
 mod submission;
+mod waker;
 
 pub use run::main;

@@ -2,10 +2,8 @@
 //! a relay and its client, as between agents (`docs/protocol.md`, 4 and 8).
 
 use super::wire::{Answer, MAX_PACKET, Message as _};
-use crate::engine::window::Window;
+use crate::engine::window::{RELAYED, Window};
 
-/// The most packets on their way over a TCP relay; why so few is said at the mail link (`docs/protocol.md`, 8).
-const TCP_WINDOW: usize = 32;
 /// How long packets may stay unacknowledged before the session is given up, in microseconds.
 const UNACKNOWLEDGED: u64 = 60_000_000;
 
@@ -34,7 +32,7 @@ impl Flow {
     /// The next packet to send, if there is one: an acknowledgement where one is due, and what `fill` appends, which is
     /// asked only while the window has room (`tcp`: the way leads over a TCP relay). To be called until it is `None`.
     pub fn next(&mut self, now: u64, tcp: bool, mut fill: impl FnMut(&mut Vec<u8>)) -> Option<Vec<u8>> {
-        let most = if tcp { TCP_WINDOW } else { usize::MAX };
+        let most = if tcp { RELAYED } else { usize::MAX };
         let mut packet = Vec::with_capacity(MAX_PACKET);
         if self.received > self.acknowledged {
             // A request says it in the same octets.
@@ -86,14 +84,14 @@ mod tests {
         while let Some(packet) = a.next(0, true, one(&mut left)) {
             packets.push(packet);
         }
-        assert_eq!(packets.len(), TCP_WINDOW, "no more than the window");
+        assert_eq!(packets.len(), RELAYED, "no more than the window");
         assert_eq!(a.deadline(), Some(UNACKNOWLEDGED));
         packets.iter().for_each(|_| b.on_packet());
         let ack = b.next(5, false, |_| {}).expect("an acknowledgement is due");
         assert_eq!(b.next(5, false, |_| {}), None, "and is said once");
         let ack = Messages::<Request>::new(&ack).next().expect("a frame").expect("well formed").expect("known");
-        assert_eq!(ack.acknowledged(), Some(TCP_WINDOW as u64));
-        a.on_ack(5, TCP_WINDOW as u64).expect("honest");
+        assert_eq!(ack.acknowledged(), Some(RELAYED as u64));
+        a.on_ack(5, RELAYED as u64).expect("honest");
         assert!(!a.is_busy() && a.deadline().is_none());
         assert!(a.next(6, true, one(&mut left)).is_some(), "there is room again");
         assert!(a.on_ack(7, 1000).is_err(), "a lie");

@@ -9,5 +9,9 @@
 //! [`crate::engine::transfer`].
 
 pub mod descriptor;
+<<<<<<< HEAD
+pub mod session;
+=======
 pub mod flow;
+>>>>>>> relayd
 pub mod wire;
