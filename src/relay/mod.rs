@@ -9,4 +9,7 @@
 //! [`crate::engine::transfer`].
 
 pub mod descriptor;
+pub mod inbox;
+pub mod outbox;
+pub mod place;
 pub mod wire;
