@@ -9,9 +9,9 @@
 //! [`crate::engine::transfer`].
 
 pub mod descriptor;
-<<<<<<< HEAD
-pub mod session;
-=======
 pub mod flow;
->>>>>>> relayd
+pub mod inbox;
+pub mod outbox;
+pub mod place;
+pub mod session;
 pub mod wire;
