@@ -9,9 +9,6 @@
 //! [`crate::engine::transfer`].
 
 pub mod descriptor;
-<<<<<<< HEAD
-pub mod session;
-=======
 pub mod flow;
->>>>>>> relayd
+pub mod session;
 pub mod wire;
