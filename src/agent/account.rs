@@ -37,7 +37,7 @@ const ASK_EAGERLY: Duration = Duration::from_secs(300);
 /// The known nodes in the savedata are worth keeping, this often.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// While a transfer runs over a TCP relay, whose socket is not watched, the loop turns this often, in milliseconds.
-const RELAY_TURN: u16 = 2;
+pub(super) const RELAY_TURN: u16 = 2;
 /// How often a request that is known already is noted again, in seconds.
 const REPEATED: i64 = 600;
 /// How long a contact that takes no mail of ours stays a friend, to hear that we know.
@@ -45,6 +45,11 @@ const LEAVE: Duration = Duration::from_secs(60);
 /// How many new strangers may ask in an hour; what comes beyond, comes again.
 const REQUESTS: u32 = 60;
 const REQUESTS_PER: Duration = Duration::from_secs(3600);
+
+/// How long to wait before who has not answered is asked once more, having been asked for so long.
+pub(super) fn ask_again(asked: Duration) -> Duration {
+    if asked < ASK_EAGERLY { ASK_AGAIN } else { ASK_AGAIN_LATER }
+}
 
 /// What others ask of the thread.
 pub enum Command {
@@ -954,8 +959,7 @@ impl AccountThread {
                 self.keys.remove(&number);
             }
             let Some(asking) = self.asking.get_mut(&key) else { continue };
-            let eager = now.duration_since(asking.since) < ASK_EAGERLY;
-            asking.next = now + if eager { ASK_AGAIN } else { ASK_AGAIN_LATER };
+            asking.next = now + ask_again(now.duration_since(asking.since));
             match self.tox.add_friend(&asking.id, &asking.message) {
                 Ok(number) => self.know(number, key),
                 Err(error) => log::error!("{}: cannot ask {key} again: {error}", self.name),

@@ -10,8 +10,13 @@ use super::incoming::{Context, Receiving};
 use super::outgoing::{BULK_CREDITS, SMALL_CREDITS, Sending};
 use super::rules::Rules;
 use super::transfer::{Delivery, Digester, MailId, Outcome, PartialKey, Transfer};
+<<<<<<< HEAD
 use super::window::Window;
 use super::wire::{Frame, Frames, Hello, MAX_PACKET, MAX_WORD, Session, VERSION};
+=======
+use super::window::{RELAYED, Window};
+use super::wire::{Frame, Frames, Hello, MAX_PACKET, Session, VERSION};
+>>>>>>> client
 use crate::identity::tox_id::PublicKey;
 use crate::mail::status::Refusal;
 
@@ -28,6 +33,7 @@ const UNACKNOWLEDGED: u64 = 60 * SECOND;
 const MAX_BACKLOG: usize = 32_768;
 /// A peer that says HELLO more often than this in [`NOTE_EVERY`] is out of its mind.
 const MAX_HELLOS: u32 = 100;
+<<<<<<< HEAD
 /// The most packets on their way over a TCP relay, about 44 KiB. A relay of toxcore takes a packet out of its socket
 /// only when the whole of it is there; once more has piled up than the socket takes (64 KiB and a part of a packet),
 /// its kernel closes the window, the rest of that packet never comes, and the connection with all its links is dead
@@ -36,6 +42,8 @@ const RELAY_WINDOW: usize = 32;
 /// How many words about lanes a peer may say in one session: each costs the check of a signature. An honest one says three
 /// when it comes up, and one a week.
 const MAX_WORDS: u32 = 1000;
+=======
+>>>>>>> client
 /// What a peer that is not let in is told.
 const DECLINE: &str = "the recipient does not want to exchange mail with you";
 /// How often a peer's misbehaviour is worth a log line.
@@ -830,7 +838,7 @@ impl Engine {
 
     fn pump(&mut self, now: u64, key: PublicKey, out: &mut Vec<Action>) {
         let Some(Peer { state: State::Up(link), relayed, .. }) = self.peers.get_mut(&key) else { return };
-        let most = if *relayed { RELAY_WINDOW } else { usize::MAX };
+        let most = if *relayed { RELAYED } else { usize::MAX };
         if link.sending.backlog() > MAX_BACKLOG {
             return self.close(now, key, "answers are not taken in", out);
         }

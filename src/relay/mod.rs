@@ -10,8 +10,11 @@
 
 pub mod descriptor;
 pub mod flow;
+<<<<<<< HEAD
 pub mod inbox;
 pub mod outbox;
 pub mod place;
+=======
+>>>>>>> client
 pub mod session;
 pub mod wire;
