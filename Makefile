@@ -66,7 +66,7 @@ check: deps-build deps-check
 		words=$$(MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null); \
 		[ -z "$$words" ] || { echo "$$page: $$words" >&2; exit 1; }; \
 	done
-	$(PYTHON) -m compileall -q $(E2E) benches
+	$(PYTHON) -m compileall -q $(E2E) benches tests/lane_vectors.py
 
 bindings: deps-check
 	scripts/bindings > src/tox/sys.rs

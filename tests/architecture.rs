@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("identity", &["mail::address"]),
     ("mail", &["identity"]),
     ("engine", &["mail", "identity"]),
-    ("lane", &["engine::transfer", "mail", "identity"]),
+    ("lane", &["engine::transfer", "engine::wire", "mail", "identity"]),
     ("relay", &["lane", "engine::transfer", "engine::window", "identity"]),
     ("slots", &["relay", "lane", "identity"]),
     ("tox", &["identity"]),

@@ -144,10 +144,10 @@ pub struct Offer<'a> {
     pub deadline: u64,
 }
 
-type EncodeError = minicbor::encode::Error<std::convert::Infallible>;
+pub(crate) type EncodeError = minicbor::encode::Error<std::convert::Infallible>;
 
 /// Appends what `write` encodes; writing to a Vec cannot fail.
-fn encode(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Result<(), EncodeError>) {
+pub(crate) fn encode(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Result<(), EncodeError>) {
     write(&mut Encoder::new(out)).expect("encoding into memory does not fail");
 }
 
@@ -233,7 +233,7 @@ fn for_people(text: &str, most: usize) -> String {
 
 /// Deterministic encoding has definite lengths only (RFC 8949 section 4.2); each item takes at least one octet, so the
 /// loops over them end with the packet.
-fn definite(length: Option<u64>) -> Result<u64, decode::Error> {
+pub(crate) fn definite(length: Option<u64>) -> Result<u64, decode::Error> {
     length.ok_or_else(|| decode::Error::message("indefinite length"))
 }
 
