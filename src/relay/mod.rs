@@ -10,4 +10,5 @@
 
 pub mod descriptor;
 pub mod flow;
+pub mod server;
 pub mod wire;
