@@ -10,13 +10,8 @@ use super::incoming::{Context, Receiving};
 use super::outgoing::{BULK_CREDITS, SMALL_CREDITS, Sending};
 use super::rules::Rules;
 use super::transfer::{Delivery, Digester, MailId, Outcome, PartialKey, Transfer};
-<<<<<<< HEAD
-use super::window::Window;
-use super::wire::{Frame, Frames, Hello, MAX_PACKET, MAX_WORD, Session, VERSION};
-=======
 use super::window::{RELAYED, Window};
-use super::wire::{Frame, Frames, Hello, MAX_PACKET, Session, VERSION};
->>>>>>> client
+use super::wire::{Frame, Frames, Hello, MAX_PACKET, MAX_WORD, Session, VERSION};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::status::Refusal;
 
@@ -33,17 +28,9 @@ const UNACKNOWLEDGED: u64 = 60 * SECOND;
 const MAX_BACKLOG: usize = 32_768;
 /// A peer that says HELLO more often than this in [`NOTE_EVERY`] is out of its mind.
 const MAX_HELLOS: u32 = 100;
-<<<<<<< HEAD
-/// The most packets on their way over a TCP relay, about 44 KiB. A relay of toxcore takes a packet out of its socket
-/// only when the whole of it is there; once more has piled up than the socket takes (64 KiB and a part of a packet),
-/// its kernel closes the window, the rest of that packet never comes, and the connection with all its links is dead
-/// until toxcore gives it up after half a minute.
-const RELAY_WINDOW: usize = 32;
 /// How many words about lanes a peer may say in one session: each costs the check of a signature. An honest one says three
 /// when it comes up, and one a week.
 const MAX_WORDS: u32 = 1000;
-=======
->>>>>>> client
 /// What a peer that is not let in is told.
 const DECLINE: &str = "the recipient does not want to exchange mail with you";
 /// How often a peer's misbehaviour is worth a log line.

@@ -10,11 +10,9 @@
 
 pub mod descriptor;
 pub mod flow;
-<<<<<<< HEAD
 pub mod inbox;
 pub mod outbox;
 pub mod place;
-=======
->>>>>>> client
+pub mod server;
 pub mod session;
 pub mod wire;
