@@ -12,6 +12,7 @@ mod names;
 mod notices;
 mod partial;
 mod probe;
+mod relays;
 mod reload;
 mod run;
 mod submission;

@@ -155,6 +155,8 @@ pub struct QueueLine {
     pub next_attempt: i64,
     /// Status and text of the last failed attempt.
     pub failure: Option<(String, String)>,
+    /// How many relays have all of it, and since when that is enough of them (milliseconds since the epoch).
+    pub at_relays: Option<(u32, i64)>,
 }
 
 /// The queue in four numbers.
@@ -631,6 +633,7 @@ impl Reader {
                 attempts: row.get(11)?,
                 next_attempt: row.get(12)?,
                 failure: status.zip(text),
+                at_relays: None,
                 wire_size: row.get::<_, i64>(15)? as u64,
             })
         })?
