@@ -15,6 +15,8 @@ mod notices;
 mod partial;
 mod probe;
 pub mod relay_client;
+mod relay_role;
+mod relays;
 mod reload;
 mod run;
 mod submission;

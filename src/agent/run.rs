@@ -447,6 +447,7 @@ fn serve(
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
         started: Instant::now(),
+        relays: None,
     };
     let allow_uids = uids(&config.control.allow_users).context("control.allow_users")?;
     let options = control::server::Options { allow_uids, ..Default::default() };

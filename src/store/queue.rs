@@ -149,7 +149,7 @@ pub struct QueueLine {
     pub on_hold: bool,
     /// Whether it came from a backup, and may have been delivered since that was made.
     pub restored: bool,
-    /// At how many relays it lies, and since when, in milliseconds since the epoch.
+    /// How many relays have all of it, and since when that is enough of them (milliseconds since the epoch).
     pub at_relays: Option<(u32, i64)>,
     /// So far.
     pub attempts: u32,

@@ -310,7 +310,7 @@ impl Account {
 
     fn on_invited(&mut self, peer: PublicKey, octets: &[u8], config: &crate::config::Account) {
         let Some((relay, invite)) = octets.split_last_chunk::<16>() else { return };
-        let Ok(relay) = Descriptor::from_octets(relay) else { return };
+        let Some(relay) = Descriptor::from_octets(relay) else { return };
         if !self.wants_relay(config) {
             return;
         }
