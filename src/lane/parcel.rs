@@ -325,15 +325,19 @@ impl Part {
         self.offset..self.offset + self.octets.len() as u64
     }
 
-    /// Appends its octets: at most 51 more than it holds.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends its CBOR: at most 51 octets more than it holds.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         encode(out, |e| {
             e.array(6)?.bytes(&self.parcel.0)?.u32(self.part)?.u32(self.parts)?;
             e.u64(self.total)?.u64(self.offset)?.bytes(&self.octets).map(drop)
         });
     }
 
-    pub(super) fn decode(octets: &[u8]) -> Result<Self, InvalidParcel> {
+    /// Reads its CBOR.
+    ///
+    /// # Errors
+    /// It is malformed or contradicts itself.
+    pub fn decode(octets: &[u8]) -> Result<Self, InvalidParcel> {
         let d = &mut Decoder::new(octets);
         let further = definite(d.array()?)?.checked_sub(6).ok_or(InvalidParcel)?;
         let parcel = MailId(exact(d)?);
