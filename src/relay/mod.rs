@@ -10,5 +10,6 @@
 
 pub mod descriptor;
 pub mod flow;
+pub mod server;
 pub mod session;
 pub mod wire;
