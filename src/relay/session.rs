@@ -52,7 +52,8 @@ const MAX_ANEW: u32 = 3;
 
 /// What is asked of the relay.
 pub enum Command {
-    /// Owner: these slots may be filled. Answered by [`Event::Registered`] or [`Event::NotRegistered`], in parts.
+    /// Owner: these slots may be filled. Answered by [`Event::Registered`] or [`Event::NotRegistered`], in parts; once for
+    /// a slot that is asked about in the same way already.
     Register(Vec<(SlotId, Class)>),
     /// Owner: these slots may not be filled any more, and what lies in them goes. Answered by [`Event::Unregistered`] or
     /// [`Event::NotUnregistered`], in parts.
@@ -717,8 +718,15 @@ impl Session {
         }
     }
 
+    /// Has slots registered, or no longer: those about which this was not the last thing asked already.
     fn batch(&mut self, register: bool, slots: &[(SlotId, Class)]) {
-        for slots in slots.chunks(MAX_SLOTS) {
+        let mut last = BTreeMap::new();
+        for batch in self.book.batches.values() {
+            last.extend(batch.slots.iter().map(|(slot, _)| (*slot, batch.register)));
+        }
+        let new = slots.iter().filter(|(slot, _)| last.get(slot) != Some(&register));
+        let new: Vec<(SlotId, Class)> = new.copied().collect();
+        for slots in new.chunks(MAX_SLOTS) {
             self.batches = self.batches.wrapping_add(1);
             let batch = Batch { register, slots: slots.to_vec(), effort: Effort::default() };
             self.book.batches.insert(self.batches, batch);

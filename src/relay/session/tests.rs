@@ -480,6 +480,25 @@ fn a_slot_that_is_to_be_emptied_is_not_filled_any_more() {
 }
 
 #[test]
+fn what_is_asked_again_before_it_is_answered_is_sent_once() {
+    let mut relay = Scripted::new();
+    let slots: Vec<(SlotId, Class)> = (0..30).map(|number| (key(number).id(), Class::K16)).collect();
+    for _ in 0..3 {
+        relay.command(Command::Register(slots.clone()));
+        relay.command(Command::List);
+        relay.command(Command::Get(key(50).id(), Class::K16));
+        relay.command(Command::Delete(key(51)));
+    }
+    relay.command(Command::Unregister(vec![slots[0].0]));
+    relay.command(Command::Register(vec![slots[0]]));
+    relay.input(Input::Online);
+    relay.welcome();
+    let count = |of: fn(&Request) -> bool| relay.requests.iter().filter(|request| of(request)).count();
+    assert_eq!(count(|request| matches!(request, Request::Register(..))), 3, "30 slots, and one anew");
+    assert_eq!(relay.requests.len(), 7, "{:?}", relay.requests);
+}
+
+#[test]
 fn contents_of_no_class_are_not_even_sent() {
     let mut relay = Scripted::up();
     relay.command(Command::Put { slot: key(1), octets: Arc::from([0; 100]) });
