@@ -42,14 +42,18 @@ const MAX_ARRIVED: u32 = 16_384;
 const MAX_LISTED: usize = 65_536;
 /// The most contents that are given to the relay at a time; their pieces go one content after the other.
 const PUTS: usize = 4;
-/// The most octets of contents that are fetched at a time; one content always may.
+/// The most contents, and octets of them, that are fetched at a time; one content always may.
+const GETS: usize = 8;
 const FETCHED: usize = 4 << 20;
+/// The most requests that are on their way.
+const MAX_ASKED: usize = 512;
 /// How often a relay may send a content from the wrong place, or ask for one anew in a session.
 const MAX_ANEW: u32 = 3;
 
 /// What is asked of the relay.
 pub enum Command {
-    /// Owner: these slots may be filled. Answered by [`Event::Registered`] or [`Event::NotRegistered`], in parts.
+    /// Owner: these slots may be filled. Answered by [`Event::Registered`] or [`Event::NotRegistered`], in parts; once for
+    /// a slot that is asked about in the same way already.
     Register(Vec<(SlotId, Class)>),
     /// Owner: these slots may not be filled any more, and what lies in them goes. Answered by [`Event::Unregistered`] or
     /// [`Event::NotUnregistered`], in parts.
@@ -267,8 +271,8 @@ struct Plan {
     gets: VecDeque<SlotId>,
     /// Slots being filled.
     filling: VecDeque<SlotId>,
-    /// Octets of the contents being fetched.
-    fetching: usize,
+    /// Contents being fetched, and their octets.
+    fetching: (usize, usize),
     /// Requests that were sent and are not answered.
     asked: usize,
     /// When the last thing came that was waited for.
@@ -412,7 +416,7 @@ impl Plan {
             puts: VecDeque::new(),
             gets: VecDeque::new(),
             filling: VecDeque::new(),
-            fetching: 0,
+            fetching: (0, 0),
             asked: 0,
             progressed_at: now,
             listed: 0,
@@ -445,11 +449,12 @@ impl Plan {
         while let Some(slot) = self.gets.front().copied() {
             if let Some(Task { kind: Kind::Get(get), admitted: admitted @ false, .. }) = book.tasks.get_mut(&slot) {
                 let octets = get.class.octets();
-                if self.fetching > 0 && self.fetching + octets > FETCHED {
+                let (many, all) = self.fetching;
+                if many == GETS || many > 0 && all + octets > FETCHED {
                     break;
                 }
                 *admitted = true;
-                self.fetching += octets;
+                self.fetching = (many + 1, all + octets);
                 self.steps.push_back(Step::Slot(slot));
             }
             self.gets.pop_front();
@@ -460,6 +465,9 @@ impl Plan {
     fn fill(&mut self, now: u64, book: &mut Book, relay: &RelayKey, packet: &mut Vec<u8>) {
         self.admit(book);
         while let Some(step) = self.steps.front() {
+            if self.asked >= MAX_ASKED {
+                break;
+            }
             if let Some(request) = book.request(step, self.listed, relay) {
                 if !request.append(packet) {
                     return;
@@ -500,7 +508,9 @@ impl Plan {
         if task.admitted {
             match &task.kind {
                 Kind::Put(_) => self.filling.retain(|other| other != slot),
-                Kind::Get(get) => self.fetching = self.fetching.saturating_sub(get.class.octets()),
+                Kind::Get(get) => {
+                    self.fetching = (self.fetching.0 - 1, self.fetching.1 - get.class.octets());
+                }
                 Kind::Delete(_) => {}
             }
         }
@@ -708,8 +718,15 @@ impl Session {
         }
     }
 
+    /// Has slots registered, or no longer: those about which this was not the last thing asked already.
     fn batch(&mut self, register: bool, slots: &[(SlotId, Class)]) {
-        for slots in slots.chunks(MAX_SLOTS) {
+        let mut last = BTreeMap::new();
+        for batch in self.book.batches.values() {
+            last.extend(batch.slots.iter().map(|(slot, _)| (*slot, batch.register)));
+        }
+        let new = slots.iter().filter(|(slot, _)| last.get(slot) != Some(&register));
+        let new: Vec<(SlotId, Class)> = new.copied().collect();
+        for slots in new.chunks(MAX_SLOTS) {
             self.batches = self.batches.wrapping_add(1);
             let batch = Batch { register, slots: slots.to_vec(), effort: Effort::default() };
             self.book.batches.insert(self.batches, batch);
@@ -1107,3 +1124,6 @@ fn on_its_way(kind: &Kind) -> u32 {
         Kind::Put(_) | Kind::Delete(_) => 1,
     }
 }
+
+#[cfg(test)]
+mod tests;

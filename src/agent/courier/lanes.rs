@@ -136,7 +136,7 @@ impl Account {
         if let Some(followed) = self.followed.get(&peer) {
             self.say(peer, SEEN, followed.offer.serial.to_be_bytes().to_vec());
         }
-        if let Some(relay) = self.shared.relay.as_ref().filter(|relay| relay.offers_to_contacts()) {
+        if let Some(relay) = self.offered_relay() {
             self.say(peer, RELAY, relay.descriptor().octets().to_vec());
         }
         let reader = Reader::open(&self.shared.state_dir)?;
@@ -296,8 +296,13 @@ impl Account {
         config.relays == crate::config::Relays::Auto && used < super::clients::ENOUGH
     }
 
+    /// The relay that this agent is, if contacts are told of it.
+    fn offered_relay(&self) -> Option<&crate::agent::relay_role::RelayHandle> {
+        self.shared.relay.as_deref().filter(|_| self.shared.live.get().relay.offer)
+    }
+
     fn on_want(&self, peer: PublicKey, octets: &[u8]) {
-        let Some(relay) = self.shared.relay.as_ref().filter(|relay| relay.offers_to_contacts()) else { return };
+        let Some(relay) = self.offered_relay() else { return };
         let descriptor = relay.descriptor();
         if octets != descriptor.octets() {
             return;
