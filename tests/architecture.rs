@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mail", &["identity"]),
     ("engine", &["mail", "identity"]),
     ("lane", &["engine::transfer", "mail", "identity"]),
-    ("relay", &["lane", "engine::transfer", "engine::window", "identity"]),
+    ("relay", &["lane", "engine::schedule", "engine::transfer", "engine::window", "identity"]),
     ("slots", &["relay", "lane", "identity"]),
     ("tox", &["identity"]),
     ("socket", &[]),

@@ -241,8 +241,8 @@ pub enum Action {
 pub struct Inbox {}
 
 impl Inbox {
-    /// Begins. Two with the same seed and the same inputs do the same.
-    pub fn new(settings: Settings, seed: u64) -> Self {
+    /// Begins; `seed` is secret and random. Two with the same seed and the same inputs do the same.
+    pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let _ = (settings, seed);
         Self {}
     }

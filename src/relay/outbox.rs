@@ -263,8 +263,8 @@ pub enum Action {
 pub struct Outbox {}
 
 impl Outbox {
-    /// Begins. Two with the same seed and the same inputs do the same.
-    pub fn new(settings: Settings, seed: u64, now: u64) -> Self {
+    /// Begins; `seed` is secret and random. Two with the same seed and the same inputs do the same.
+    pub fn new(settings: Settings, seed: [u8; 32], now: u64) -> Self {
         let _ = (settings, seed, now);
         Self {}
     }
