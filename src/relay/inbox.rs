@@ -870,3 +870,6 @@ impl Inbox {
 fn budget(max_slots: u64) -> u64 {
     (max_slots / 10 * 7).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1119,3 +1119,6 @@ fn order(peer: &Peer, relays: &BTreeMap<RelayKey, Health>, key: PublicKey) -> Ve
     });
     order
 }
+
+#[cfg(test)]
+mod tests;
