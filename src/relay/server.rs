@@ -9,8 +9,6 @@
 pub mod memory;
 mod session;
 pub mod shelf;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -272,13 +270,13 @@ impl<S: Shelf> Server<S> {
     }
 
     /// The shelf, to be looked at.
-    pub fn shelf(&self) -> &S {
-        &self.shelf
+    pub fn shelf(&mut self) -> &mut S {
+        &mut self.shelf
     }
 
-    /// The shelf, as the tests break it.
-    pub fn shelf_mut(&mut self) -> &mut S {
-        &mut self.shelf
+    /// Ends; what was not committed is not.
+    pub fn into_shelf(self) -> S {
+        self.shelf
     }
 
     /// Limits that hold from now on. What is over them stays until it ends.
@@ -940,6 +938,9 @@ impl<S: Shelf> Server<S> {
                 Waiting::Admit(_) | Waiting::Dismiss(_) => {}
             }
         }
+        let late = |client: &Client| client.session.as_ref().and_then(|session| session.flow.deadline());
+        let late = self.clients.iter().filter(|(_, client)| late(client).is_some_and(|at| now.micros >= at));
+        self.dirty.extend(late.map(|(key, _)| *key));
         for key in std::mem::take(&mut self.dirty) {
             self.pump(now, key, out);
         }
