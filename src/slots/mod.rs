@@ -195,16 +195,18 @@ impl Shelf {
 
 impl shelf::Shelf for Shelf {
     fn owners(&mut self) -> Result<Vec<Owner>> {
-        let mut statement = self.connection.prepare_cached("SELECT key, quota, invited, seen FROM owner")?;
+        let mut statement = self.connection.prepare_cached("SELECT key, quota, invited, since, seen FROM owner")?;
         let rows = statement.query_map([], |row| {
             let quota: Option<i64> = row.get(1)?;
             Ok(Owner {
                 key: PublicKey(row.get(0)?),
                 quota: quota.map(|quota| quota.max(0).unsigned_abs()),
                 invited: row.get(2)?,
-                seen: unsigned(row, 3)?,
+                since: unsigned(row, 3)?,
+                seen: unsigned(row, 4)?,
                 used: 0,
                 slots: 0,
+                filled: 0,
                 gone: 0,
             })
         })?;
@@ -219,23 +221,28 @@ impl shelf::Shelf for Shelf {
             let many = unsigned(row, 3)?;
             match row.get(1)? {
                 GONE => owner.gone += many,
-                state => {
+ state => {
                     owner.slots += many;
-                    let class = Class::from_number(row.get(2)?).filter(|_| state == FILLED);
-                    owner.used += class.map_or(0, |class| class.octets() as u64) * many;
+                    if state == FILLED {
+                        owner.filled += many;
+                        owner.used += Class::from_number(row.get(2)?).map_or(0, |class| class.octets() as u64) * many;
+                    }
                 }
             }
         }
         Ok(owners.into_values().collect())
     }
 
-    fn set_owner(&mut self, key: &PublicKey, quota: Option<u64>, invited: bool, seen: u64) -> Result<()> {
-        let quota = quota.map(number).transpose()?;
+    fn add_owner(&mut self, owner: &Owner) -> Result<()> {
+        let quota = owner.quota.map(number).transpose()?;
         self.change(
-            "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, 1)
-             ON CONFLICT DO UPDATE SET quota = ?2, invited = ?3, seen = ?4",
-            params![key.0, quota, invited, number(seen)?],
+            "INSERT INTO owner (key, quota, invited, since, seen, next) VALUES (?1, ?2, ?3, ?4, ?5, 1)",
+            params![owner.key.0, quota, owner.invited, number(owner.since)?, number(owner.seen)?],
         )
+    }
+
+    fn see_owner(&mut self, key: &PublicKey, seen: u64) -> Result<()> {
+        self.change("UPDATE owner SET seen = ?2 WHERE key = ?1", params![key.0, number(seen)?])
     }
 
     fn remove_owner(&mut self, key: &PublicKey) -> Result<()> {

@@ -15,6 +15,7 @@ CREATE TABLE owner (
     key BLOB PRIMARY KEY,          -- Tox public key of its pseudonym
     quota INTEGER,                 -- octets, where the invite said so
     invited INTEGER NOT NULL,
+    since INTEGER NOT NULL,        -- when it became one; seconds since the epoch
     seen INTEGER NOT NULL,         -- when it was last here, to a day; seconds since the epoch
     next INTEGER NOT NULL          -- number of its slot that is filled next
 ) WITHOUT ROWID;

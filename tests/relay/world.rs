@@ -296,7 +296,8 @@ type Result<T> = std::result::Result<T, ShelfError>;
 impl<S: Shelf> Shelf for Breaking<S> {
     pass_on! {
         fn owners(&mut self) -> Result<Vec<Owner>>;
-        fn set_owner(&mut self, key: &PublicKey, quota: Option<u64>, invited: bool, seen: u64) -> Result<()>;
+        fn add_owner(&mut self, owner: &Owner) -> Result<()>;
+        fn see_owner(&mut self, key: &PublicKey, seen: u64) -> Result<()>;
         fn remove_owner(&mut self, key: &PublicKey) -> Result<()>;
         fn add_invite(&mut self, hash: &Digest, quota: Option<u64>, expires: u64) -> Result<()>;
         fn take_invite(&mut self, hash: &Digest, now: u64) -> Result<Option<Option<u64>>>;
