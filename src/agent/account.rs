@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bootstrap::Bootstrap;
+use super::courier;
 use super::delivery::DeliveryPool;
 use super::directory::Directory;
 use super::health::Pulse;
@@ -20,8 +21,8 @@ use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
 use crate::engine::request;
 use crate::engine::rules::Rules;
-use crate::engine::transfer::MailId;
-use crate::engine::wire::Session;
+use crate::engine::transfer::{Delivery, MailId, Outcome};
+use crate::engine::wire::{Offer, Session};
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::status::Refusal;
 use crate::store::{Answer, Contact, DECLINE_AGE, Reader, Request, Store, Work};
@@ -74,12 +75,27 @@ pub enum Command {
     Progress(Sender<HashMap<MailId, u64>>),
     /// Change the nospam; the new Tox ID is told once it is on disk.
     RotateNospam(Sender<Result<ToxId, String>>),
+    /// Say a word about lanes to a contact, if its mail link is up.
+    SayLane(PublicKey, u64, Vec<u8>),
+    /// A mail that came by relays, whole.
+    Relayed(Box<Relayed>),
     /// Rules that hold from now on.
     Rules(Box<Rules>),
     /// Nodes by which the network is entered from now on.
     Nodes(Vec<BootstrapNode>),
     /// Say goodbye and end.
     Stop,
+}
+
+/// A mail of a contact that came by relays.
+pub struct Relayed {
+    /// Its envelope and body. Its recipients are those that the contact named; which mailboxes are theirs is for the account
+    /// to say.
+    pub mail: Delivery,
+    /// Octets of the encoded body.
+    pub wire_size: u64,
+    /// Is told what became of each recipient by its number; what is not permanent may be tried again.
+    pub done: Box<dyn FnOnce(Vec<(u32, Outcome)>) + Send>,
 }
 
 /// What the thread shows to others.
@@ -177,6 +193,8 @@ pub struct Shared {
     pub directory: Arc<Directory>,
     /// The clocks.
     pub clock: Arc<Clock>,
+    /// Who sends and fetches by relays.
+    pub courier: courier::Handle,
     /// The state directory.
     pub state_dir: PathBuf,
     /// Who looks at new friend requests: account and key.
@@ -636,6 +654,10 @@ impl AccountThread {
             Command::RotateNospam(reply) => {
                 let _ = reply.send(self.rotate_nospam());
             }
+            Command::SayLane(peer, kind, octets) => {
+                self.engine.handle(now, Input::SayLane { peer, kind, octets }, actions);
+            }
+            Command::Relayed(relayed) => self.take_relayed(*relayed),
             Command::Rules(rules) => self.engine.set_rules(*rules),
             Command::Nodes(nodes) => self.bootstrap.set_nodes(nodes),
             Command::Stop => self.stopping = true,
@@ -729,6 +751,7 @@ impl AccountThread {
                     snapshot.online.insert(peer, true);
                 });
                 self.shared.store.link_up(&self.name, peer, epoch, small, bulk);
+                self.shared.courier.link(self.number, peer, true);
             }
             Action::Grant { peer, small, bulk } => self.shared.store.grant(&self.name, peer, small, bulk),
             Action::LinkDown { peer } => {
@@ -740,6 +763,7 @@ impl AccountThread {
                 });
                 self.bodies.retain(|_, (of, _)| *of != peer);
                 self.shared.store.link_down(&self.name, peer);
+                self.shared.courier.link(self.number, peer, false);
             }
             Action::ReadBody { peer, transfer, mail, offset, length } => {
                 let octets = match self.read_body(peer, transfer, mail, offset, length) {
@@ -818,8 +842,78 @@ impl AccountThread {
                 self.forget(&peer, actions);
                 self.save();
             }
+            Action::Lane { peer, kind, octets } => self.shared.courier.word(self.number, peer, kind, octets),
             Action::Note { peer, text } => log::warn!("{}: contact {}: {text}", self.name, self.who(&peer)),
         }
+    }
+
+    /// Puts a mail that came by relays into its mailboxes, under the same rules and records as one that came by the link.
+    fn take_relayed(&mut self, relayed: Relayed) {
+        let Relayed { mut mail, wire_size, done } = relayed;
+        let (peer, id) = (mail.peer, mail.id);
+        let all = |refusal: Refusal| {
+            mail.recipients.iter().map(|(index, ..)| (*index, Outcome::Refused(refusal.clone()))).collect::<Vec<_>>()
+        };
+        let contact = self.friends.contains_key(&peer) && !self.declining.contains(&peer);
+        if !contact || self.shared.directory.is_blocked(self.number, &peer) {
+            return done(all(Refusal::permanent(7, 1, "the recipient does not want to exchange mail with you")));
+        }
+        let offer = Offer {
+            stream: 0,
+            id,
+            size: mail.size,
+            wire_size,
+            digest: mail.digest,
+            encoding: mail.encoding.number(),
+            sender: &mail.sender,
+            recipients: u32::try_from(mail.recipients.len()).unwrap_or(u32::MAX),
+            deadline: 0,
+        };
+        if let Some(refusal) = self.engine.rules().refuses(&offer).or_else(|| self.engine.storage().cloned()) {
+            return done(all(refusal));
+        }
+        let later = Refusal::temporary(3, 2, "the same mail is being delivered");
+        let accounts = self.shared.directory.accounts();
+        let mailboxes = &accounts[self.number].mailboxes;
+        let mut answers = Vec::new();
+        let mut ours = Vec::new();
+        for (index, address, _) in std::mem::take(&mut mail.recipients) {
+            let Some(mailbox) = self.engine.rules().mailbox(&address) else {
+                let text = format!("<{address}> is not an address of this agent");
+                answers.push((index, Outcome::Refused(Refusal::permanent(1, 1, text))));
+                continue;
+            };
+            let relayed = self.engine.rules().relays.contains(&mailbox);
+            match self.reader.received(&self.name, &peer, &id, &mailboxes[mailbox].name) {
+                Ok(Some(true)) => answers.push((index, Outcome::Stored { duplicate: true, relayed })),
+                Ok(Some(false)) => answers.push((index, Outcome::Refused(later.clone()))),
+                Ok(None) => ours.push((index, address, mailbox, relayed)),
+                Err(error) => {
+                    log::error!("{}: cannot look up received mail: {error}", self.name);
+                    let refusal = Refusal::temporary(3, 0, "the recipient's mail store does not answer");
+                    answers.push((index, Outcome::Refused(refusal)));
+                }
+            }
+        }
+        if ours.is_empty() {
+            return done(answers);
+        }
+        if !self.engine.claim(peer, id) {
+            answers.extend(ours.iter().map(|(index, ..)| (*index, Outcome::Refused(later.clone()))));
+            return done(answers);
+        }
+        let to_server: HashSet<u32> = ours.iter().filter(|(.., relayed)| *relayed).map(|(index, ..)| *index).collect();
+        mail.recipients = ours.into_iter().map(|(index, address, mailbox, _)| (index, address, mailbox)).collect();
+        let handle = self.handle.clone();
+        self.shared.pool.deliver(self.number, mail, move |results| {
+            answers.extend(results.iter().map(|(index, result)| {
+                let relayed = to_server.contains(index);
+                let outcome = result.clone().map_or_else(Outcome::Refused, |()| Outcome::Stored { duplicate: false, relayed });
+                (*index, outcome)
+            }));
+            handle.send(Command::Delivered(peer, id, results));
+            done(answers);
+        });
     }
 
     fn read_body(

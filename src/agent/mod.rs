@@ -5,6 +5,7 @@
 mod account;
 mod bootstrap;
 mod contacts;
+mod courier;
 mod delivery;
 mod directory;
 mod health;
@@ -14,6 +15,8 @@ mod notices;
 mod partial;
 mod probe;
 pub mod relay_client;
+mod relay_role;
+mod relays;
 mod reload;
 mod run;
 mod submission;

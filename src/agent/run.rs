@@ -120,19 +120,18 @@ fn take_state(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
     Ok(lock)
 }
 
-/// The options for the account `number`.
-fn tox_options(config: &Config, number: usize) -> tox::Options {
-    let proxy = config.tox.proxy.as_ref().map(|proxy| match proxy.kind {
+/// The options for each Tox instance of this agent: the accounts', and those made for relays. None listens on TCP.
+pub(super) fn tox_options(settings: &config::Tox) -> tox::Options {
+    let proxy = settings.proxy.as_ref().map(|proxy| match proxy.kind {
         ProxyKind::Socks5 => tox::Proxy::Socks5(proxy.host.clone(), proxy.port),
         ProxyKind::Http => tox::Proxy::Http(proxy.host.clone(), proxy.port),
     });
     tox::Options {
-        udp: config.tox.udp,
-        ipv6: config.tox.ipv6,
-        lan_discovery: config.tox.lan_discovery,
-        port_range: config.tox.port_range,
-        // One port, one relay: the instance of a second account could not bind it, and would not start.
-        tcp_relay_port: if number == 0 { config.tox.tcp_relay_port } else { 0 },
+        udp: settings.udp,
+        ipv6: settings.ipv6,
+        lan_discovery: settings.lan_discovery,
+        port_range: settings.port_range,
+        tcp_relay_port: 0,
         proxy,
     }
 }
@@ -145,7 +144,10 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
     let identity = Identity::new(&config.state_dir, &account.name, passphrase);
     let shown = identity.path().display().to_string();
     let saved = identity.load().with_context(|| format!("cannot load the identity {shown}"))?;
-    let mut tox = Tox::new(&tox_options(config, number), saved.as_ref().map(|data| &data[..]))
+    // One port, one TCP relay: the instance of a second account could not bind it, and would not start.
+    let tcp_relay_port = if number == 0 { config.tox.tcp_relay_port } else { 0 };
+    let options = tox::Options { tcp_relay_port, ..tox_options(&config.tox) };
+    let mut tox = Tox::new(&options, saved.as_ref().map(|data| &data[..]))
         .with_context(|| format!("account {}", account.name))?;
     tox.set_name(&account.name);
     // With a passphrase also an old one: until now it may have been in the clear.
@@ -267,6 +269,9 @@ fn listener(
 
 fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     log::info!("tox-agent {} starts, libtoxcore {}, {}", env!("CARGO_PKG_VERSION"), tox::version(), path.display());
+    for node in config.tox.unusable_nodes() {
+        log::warn!("tox.bootstrap: {} is a name, which is not looked up with a proxy: give its IP address", node.host);
+    }
     let lock = take_state(&config.state_dir)?;
     let clock = Arc::new(Clock::start(&config.state_dir.join("clock")));
     keep(&clock);
@@ -370,8 +375,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         state_dir: config.state_dir.clone(),
         asked,
     };
-    // A name looked up would leave the host outside the proxy.
-    let resolve = config.tox.proxy.is_none();
+    let resolve = config.tox.resolves();
     let mut threads = Vec::new();
     for (number, ((tox, identity), inbox)) in toxes.into_iter().zip(inboxes).enumerate() {
         let account = &config.accounts[number];
@@ -443,6 +447,7 @@ fn serve(
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
         started: Instant::now(),
+        relays: None,
     };
     let allow_uids = uids(&config.control.allow_users).context("control.allow_users")?;
     let options = control::server::Options { allow_uids, ..Default::default() };
