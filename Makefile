@@ -66,7 +66,7 @@ check: deps-build deps-check
 		words=$$(MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null); \
 		[ -z "$$words" ] || { echo "$$page: $$words" >&2; exit 1; }; \
 	done
-	$(PYTHON) -m compileall -q $(E2E) benches
+	$(PYTHON) -m compileall -q $(E2E) benches tests/lane_vectors.py
 
 bindings: deps-check
 	scripts/bindings > src/tox/sys.rs
@@ -75,7 +75,7 @@ bindings-diff:
 	scripts/bindings | diff -u src/tox/sys.rs - || { echo "src/tox/sys.rs is not what the headers yield: make bindings" >&2; exit 1; }
 
 fuzz: deps-build
-	for target in lmtp wire link headers config record backup; do \
+	for target in lmtp wire link headers config record backup lane; do \
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 || exit 1; \
 	done
 

@@ -10,6 +10,7 @@ use std::fmt;
 use blake2::Blake2bMac;
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
+use crypto_secretbox::XSalsa20Poly1305;
 use data_encoding::HEXLOWER;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
@@ -39,7 +40,7 @@ impl Class {
     pub const ALL: [Self; 5] = [Self::K16, Self::K128, Self::K512, Self::M1, Self::M4];
 
     /// Octets of a slot's content.
-    pub fn octets(self) -> usize {
+    pub const fn octets(self) -> usize {
         match self {
             Self::K16 => 16 << 10,
             Self::K128 => 128 << 10,
@@ -67,6 +68,13 @@ pub(super) fn derive(secret: &[u8; 32], label: &str, parts: &[&[u8]]) -> Zeroizi
     let mut out = Zeroizing::new([0; 32]);
     mac.finalize_into((&mut *out).into());
     out
+}
+
+/// A nonce that is bound to what it is used for, as in RFC 8452: the first 24 octets of a derivation.
+fn nonce(secret: &[u8; 32], label: &str, parts: &[&[u8]]) -> [u8; 24] {
+    let mut nonce = [0; 24];
+    nonce.copy_from_slice(&derive(secret, label, parts)[..24]);
+    nonce
 }
 
 fn framed(label: &str, parts: &[&[u8]], mut take: impl FnMut(&[u8])) {
@@ -160,6 +168,12 @@ impl MailSecret {
         crypto_box::SecretKey::from(*derive(&self.0, "toxmail mail seal 1", &[]))
     }
 
+    /// The nonce with which this content is sealed to this pre-key: the same again for the same, so that no two contents
+    /// have one.
+    pub(super) fn nonce(&self, pre_key: &[u8; 32], content: &[u8]) -> [u8; 24] {
+        nonce(&self.0, "toxmail mail nonce 1", &[pre_key, content])
+    }
+
     /// The public half.
     pub fn public(&self) -> MailKey {
         MailKey { sign: self.signing().verifying_key().to_bytes(), seal: *self.sealing().public_key().as_bytes() }
@@ -172,6 +186,22 @@ impl MailSecret {
 }
 
 impl MailKey {
+    /// Its 64 octets: the key that signs, then the one that seals.
+    pub fn octets(&self) -> [u8; 64] {
+        let mut octets = [0; 64];
+        octets[..32].copy_from_slice(&self.sign);
+        octets[32..].copy_from_slice(&self.seal);
+        octets
+    }
+
+    /// Reads its 64 octets.
+    pub fn from_octets(octets: &[u8; 64]) -> Self {
+        let mut key = Self { sign: [0; 32], seal: [0; 32] };
+        key.sign.copy_from_slice(&octets[..32]);
+        key.seal.copy_from_slice(&octets[32..]);
+        key
+    }
+
     /// Whether the owner of this key signed the offer.
     pub fn verify_offer(&self, offer: &[u8], signature: &SignatureOctets) -> bool {
         verify(&self.sign, "toxmail lane offer 1", &[offer], signature)
@@ -265,6 +295,18 @@ impl LaneSeed {
     pub fn layer(&self, relay: &RelayKey, class: Class, number: u64) -> LayerKey {
         let place = [&relay.0[..], &[class.number()], &number.to_be_bytes()];
         LayerKey::new(&mut derive(&self.0, "toxmail slot layer 1", &place))
+    }
+}
+
+impl LayerKey {
+    /// The nonce with which this content is wrapped.
+    pub(super) fn nonce(&self, content: &[u8]) -> [u8; 24] {
+        nonce(&self.0, "toxmail layer nonce 1", &[content])
+    }
+
+    /// XSalsa20-Poly1305 with this key.
+    pub(super) fn cipher(&self) -> XSalsa20Poly1305 {
+        XSalsa20Poly1305::new(&self.0.into())
     }
 }
 

@@ -7,6 +7,9 @@
 //! that two slots have anything to do with each other.
 //!
 //! Pure: no I/O, clock, randomness or threads; secrets come in from outside. Uses [`crate::identity`], and
-//! [`crate::mail`] and [`crate::engine::transfer`] for what is in a part.
+//! [`crate::mail`] and [`crate::engine`] (`transfer`, `wire`) for what is in a part and how it is written.
 
 pub mod keys;
+pub mod offer;
+pub mod parcel;
+pub mod seal;

@@ -5,8 +5,15 @@
 //! relay's side of a session, [`session`] the other one; [`outbox`] decides where a mail is deposited and when, [`inbox`]
 //! what is registered, fetched and removed.
 //!
-//! Pure: no I/O, clock, randomness or threads. Uses [`crate::lane`], [`crate::identity`], [`crate::engine::window`] and
-//! [`crate::engine::transfer`].
+//! Pure: no I/O, clock, randomness or threads. Uses [`crate::lane`], [`crate::identity`], [`crate::engine::window`],
+//! [`crate::engine::transfer`] and [`crate::engine::schedule`].
 
+mod chance;
 pub mod descriptor;
+pub mod flow;
+pub mod inbox;
+pub mod outbox;
+pub mod place;
+pub mod server;
+pub mod session;
 pub mod wire;

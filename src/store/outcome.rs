@@ -218,6 +218,24 @@ pub(super) fn record(
     Ok(())
 }
 
+/// Logs that the recipients of a transfer wait at so many relays.
+pub(super) fn log_at_relays(
+    session: &mut Session<'_>,
+    peer: &PublicKey,
+    transfer: &MailId,
+    relays: u32,
+) -> rusqlite::Result<()> {
+    let now = (session.policy.now)();
+    let waiting: Vec<Pending> = session
+        .connection
+        .prepare_cached(&format!("{PENDING} WHERE r.transfer = ? AND r.peer = ?"))?
+        .query_map(params![transfer.0, peer.0], Pending::read)?
+        .collect::<rusqlite::Result<_>>()?;
+    let text = if relays == 1 { "at 1 relay".to_owned() } else { format!("at {relays} relays") };
+    session.log.extend(waiting.iter().map(|pending| pending.line(now, "4.4.1", "deferred", &text)));
+    Ok(())
+}
+
 /// Bounces what has waited too long, and forgets what the MTA will not hand over again.
 pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<()> {
     let now = (session.policy.now)();
