@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["mail", "identity"]),
     ("lane", &["engine::transfer", "engine::wire", "mail", "identity"]),
     ("relay", &["lane", "engine::schedule", "engine::transfer", "engine::window", "identity"]),
-    ("slots", &["relay", "lane", "identity"]),
+    ("slots", &["relay", "lane", "engine::transfer", "identity"]),
     ("tox", &["identity"]),
     ("socket", &[]),
     ("telemetry", &[]),

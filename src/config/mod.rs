@@ -58,6 +58,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// The Tox network.
     pub tox: Tox,
+    /// The relay that this agent is for others.
+    pub relay: Relay,
     /// Addresses that are looked up in the DNS.
     pub names: Names,
     /// At least one account; names, addresses and Maildirs occur once.
@@ -157,6 +159,25 @@ pub struct Tox {
     pub private: bool,
     /// The nodes by which the network is entered.
     pub bootstrap: Vec<BootstrapNode>,
+}
+
+/// `[relay]`: where mail of others waits for who is offline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Whether this agent is one.
+    pub enabled: bool,
+    /// Whether anybody may have mail wait here, within `max_owners`; otherwise who has an invite.
+    pub open: bool,
+    /// Whether contacts are told of it, and get an invite if they want one.
+    pub offer: bool,
+    /// The most disk space for all that waits, in octets.
+    pub max_disk: u64,
+    /// The most for one owner whose invite says nothing else, in octets; never more than `max_disk`.
+    pub owner_quota: u64,
+    /// The most owners of an open relay.
+    pub max_owners: usize,
+    /// How long mail waits, in whole seconds.
+    pub retention: Duration,
 }
 
 /// `[names]`: addresses looked up in the DNS.

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problems};
 use super::{
     Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, DEFAULT_LMTP_SOCKET, Delivery, DomainKeys,
-    Incoming, Lmtp, Log, Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Relays, Tox, User, Way, units,
+    Incoming, Lmtp, Log, Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Relay, Relays, Tox, User, Way, units,
 };
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
@@ -42,6 +42,8 @@ struct RawConfig {
     delivery: RawDelivery,
     #[serde(default)]
     tox: RawTox,
+    #[serde(default)]
+    relay: RawRelay,
     #[serde(default)]
     names: RawNames,
     #[serde(default)]
@@ -121,6 +123,18 @@ struct RawBootstrap {
     key: Spanned<String>,
     #[serde(default)]
     tcp_ports: Vec<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawRelay {
+    enabled: Option<bool>,
+    open: Option<bool>,
+    offer: Given<String>,
+    max_disk: Given<Scalar>,
+    owner_quota: Given<Scalar>,
+    max_owners: Given<i64>,
+    retention: Given<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -314,6 +328,7 @@ impl Checker<'_, '_> {
             },
             names: self.names(raw.names, raw.tox.proxy.is_some(), private),
             tox: self.tox(raw.tox),
+            relay: self.relay(raw.relay),
             accounts: self.accounts(raw.account, &lmtp.socket, private),
             lmtp,
             queue,
@@ -434,6 +449,29 @@ impl Checker<'_, '_> {
             private,
             bootstrap: raw.bootstrap.into_iter().filter_map(|node| self.bootstrap(node)).collect(),
         }
+    }
+
+    fn relay(&mut self, raw: RawRelay) -> Relay {
+        let quota_span = raw.owner_quota.as_ref().or(raw.max_disk.as_ref()).map(Spanned::span);
+        let relay = Relay {
+            enabled: raw.enabled.unwrap_or(false),
+            open: raw.open.unwrap_or(false),
+            offer: self.take(raw.offer, false, |word| match word.as_str() {
+                "contacts" => Ok(true),
+                "none" => Ok(false),
+                _ => Err("relay.offer is \"contacts\" or \"none\"".into()),
+            }),
+            max_disk: self.take(raw.max_disk, 1 << 30, |s| octets("relay.max_disk", &s, 4 << 20, 1 << 50)),
+            owner_quota: self.take(raw.owner_quota, 100 << 20, |s| octets("relay.owner_quota", &s, 4 << 20, 1 << 50)),
+            max_owners: self.take(raw.max_owners, 100, |n| count("relay.max_owners", n, 10_000)),
+            retention: self.take(raw.retention, Duration::from_secs(30 * 86_400), |t| {
+                span("relay.retention", &t, 3600, 365 * 86_400)
+            }),
+        };
+        if relay.owner_quota > relay.max_disk {
+            self.problems.add(quota_span, "relay.owner_quota is larger than relay.max_disk: one owner could not have it");
+        }
+        relay
     }
 
     fn names(&mut self, raw: RawNames, proxy: bool, private: bool) -> Names {

@@ -45,6 +45,7 @@ pub fn compare(running: &Config, read: Config) -> Change {
         "tox.tcp_relay_port" tox.tcp_relay_port,
         "tox.proxy" tox.proxy,
         "tox.private" tox.private,
+        "relay.enabled" relay.enabled,
     }
     if new.tox.proxy.is_some() && new.names.lookup {
         // The file that allows look-ups has no proxy any more, but until the restart there is one to go past.
@@ -66,6 +67,12 @@ pub fn compare(running: &Config, read: Config) -> Change {
         "delivery.max_size" delivery.max_size,
         "delivery.min_free" delivery.min_free,
         "tox.bootstrap" tox.bootstrap,
+        "relay.open" relay.open,
+        "relay.offer" relay.offer,
+        "relay.max_disk" relay.max_disk,
+        "relay.owner_quota" relay.owner_quota,
+        "relay.max_owners" relay.max_owners,
+        "relay.retention" relay.retention,
         "names.lookup" names.lookup,
         "names.resolver" names.resolver,
         "names.trust_anchor" names.trust_anchor,

@@ -9,8 +9,6 @@
 pub mod memory;
 mod session;
 pub mod shelf;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -140,6 +138,8 @@ pub struct Totals {
     pub used: u64,
     /// Slots that are empty or filled.
     pub slots: u64,
+    /// Slots that are filled.
+    pub filled: u64,
     /// Sessions that are up.
     pub sessions: u64,
 }
@@ -272,13 +272,13 @@ impl<S: Shelf> Server<S> {
     }
 
     /// The shelf, to be looked at.
-    pub fn shelf(&self) -> &S {
-        &self.shelf
+    pub fn shelf(&mut self) -> &mut S {
+        &mut self.shelf
     }
 
-    /// The shelf, as the tests break it.
-    pub fn shelf_mut(&mut self) -> &mut S {
-        &mut self.shelf
+    /// Ends; what was not committed is not.
+    pub fn into_shelf(self) -> S {
+        self.shelf
     }
 
     /// Limits that hold from now on. What is over them stays until it ends.
@@ -302,6 +302,7 @@ impl<S: Shelf> Server<S> {
             owners: self.owners.len() as u64,
             used: self.owners.values().map(|owner| owner.used).sum(),
             slots: self.owners.values().map(|owner| owner.slots).sum(),
+            filled: self.owners.values().map(|owner| owner.filled).sum(),
             sessions: self.clients.values().filter(|client| client.session.is_some()).count() as u64,
         }
     }
@@ -434,8 +435,9 @@ impl<S: Shelf> Server<S> {
         }
         let (invited, quota) = (quota.is_some(), quota.flatten());
         self.changed = true;
-        self.shelf.set_owner(&key, quota, invited, now.seconds)?;
-        let owner = Owner { key, quota, invited, seen: now.seconds, used: 0, slots: 0, gone: 0 };
+        let (since, seen) = (now.seconds, now.seconds);
+        let owner = Owner { key, quota, invited, since, seen, used: 0, slots: 0, filled: 0, gone: 0 };
+        self.shelf.add_owner(&owner)?;
         self.owners.insert(key, owner);
         self.leave(&key);
         self.clients.insert(key, Client::default());
@@ -537,7 +539,7 @@ impl<S: Shelf> Server<S> {
         let Some(owner) = self.owners.get_mut(key).filter(|owner| owner.seen + DAY < now.seconds) else { return };
         owner.seen = now.seconds;
         self.changed = true;
-        if let Err(error) = self.shelf.set_owner(key, owner.quota, owner.invited, owner.seen) {
+        if let Err(error) = self.shelf.see_owner(key, owner.seen) {
             self.failed = Some(error);
         }
     }
@@ -858,7 +860,10 @@ impl<S: Shelf> Server<S> {
         let expires = now.seconds + self.limits.retention;
         self.changed = true;
         let number = self.shelf.fill(&slot, incoming.draft, &digest, expires)?;
-        self.account(&known.owner, |owner| owner.used += size);
+        self.account(&known.owner, |owner| {
+            owner.filled += 1;
+            owner.used += size;
+        });
         let filled = Filled { slot: SlotOctets(slot.0), number };
         self.answer(known.owner, Answer::Arrived(filled));
         Ok(self.stored(&slot, &digest, expires))
@@ -940,6 +945,9 @@ impl<S: Shelf> Server<S> {
                 Waiting::Admit(_) | Waiting::Dismiss(_) => {}
             }
         }
+        let late = |client: &Client| client.session.as_ref().and_then(|session| session.flow.deadline());
+        let late = self.clients.iter().filter(|(_, client)| late(client).is_some_and(|at| now.micros >= at));
+        self.dirty.extend(late.map(|(key, _)| *key));
         for key in std::mem::take(&mut self.dirty) {
             self.pump(now, key, out);
         }
@@ -1052,6 +1060,7 @@ fn uncount(owner: &mut Owner, slot: &Slot) {
         State::Empty => owner.slots -= 1,
         State::Filled { .. } => {
             owner.slots -= 1;
+            owner.filled -= 1;
             owner.used -= slot.class.octets() as u64;
         }
         State::Gone(_) => owner.gone -= 1,

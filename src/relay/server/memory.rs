@@ -11,8 +11,8 @@ type Result<T> = std::result::Result<T, ShelfError>;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Tables {
-    /// Quota, invited, seen, number of the next slot that is filled.
-    owners: BTreeMap<PublicKey, (Option<u64>, bool, u64, u64)>,
+    /// Each with nothing in its account, and with the number of its slot that is filled next.
+    owners: BTreeMap<PublicKey, (Owner, u64)>,
     invites: BTreeMap<[u8; 32], (Option<u64>, u64)>,
     slots: BTreeMap<SlotId, Slot>,
     contents: BTreeMap<SlotId, std::sync::Arc<[u8]>>,
@@ -26,8 +26,6 @@ pub struct Memory {
     before: Option<Tables>,
     drafts: BTreeMap<Draft, Vec<u8>>,
     next: u64,
-    /// The next commits fail.
-    pub broken: bool,
 }
 
 impl Memory {
@@ -38,9 +36,10 @@ impl Memory {
         &mut self.tables
     }
 
-    /// All slots that are known.
-    pub fn slots(&self) -> impl Iterator<Item = (&SlotId, &Slot)> {
-        self.tables.slots.iter()
+    /// Loses what a crash would.
+    pub fn crash(&mut self) {
+        self.roll_back();
+        self.drafts.clear();
     }
 
     /// Octets of all contents, and of what is coming in.
@@ -56,14 +55,14 @@ fn unknown() -> ShelfError {
 
 impl Shelf for Memory {
     fn owners(&mut self) -> Result<Vec<Owner>> {
-        let owner = |(key, (quota, invited, seen, _)): (&PublicKey, &(Option<u64>, bool, u64, u64))| {
-            let mut owner =
-                Owner { key: *key, quota: *quota, invited: *invited, seen: *seen, used: 0, slots: 0, gone: 0 };
-            for slot in self.tables.slots.values().filter(|slot| slot.owner == *key) {
+        let owner = |(owner, _): &(Owner, u64)| {
+            let mut owner = owner.clone();
+            for slot in self.tables.slots.values().filter(|slot| slot.owner == owner.key) {
                 match slot.state {
                     State::Empty => owner.slots += 1,
                     State::Filled { .. } => {
                         owner.slots += 1;
+                        owner.filled += 1;
                         owner.used += slot.class.octets() as u64;
                     }
                     State::Gone(_) => owner.gone += 1,
@@ -71,12 +70,16 @@ impl Shelf for Memory {
             }
             owner
         };
-        Ok(self.tables.owners.iter().map(owner).collect())
+        Ok(self.tables.owners.values().map(owner).collect())
     }
 
-    fn set_owner(&mut self, key: &PublicKey, quota: Option<u64>, invited: bool, seen: u64) -> Result<()> {
-        let owner = self.change().owners.entry(*key).or_insert((None, false, 0, 1));
-        (owner.0, owner.1, owner.2) = (quota, invited, seen);
+    fn add_owner(&mut self, owner: &Owner) -> Result<()> {
+        self.change().owners.insert(owner.key, (owner.clone(), 1));
+        Ok(())
+    }
+
+    fn see_owner(&mut self, key: &PublicKey, seen: u64) -> Result<()> {
+        self.change().owners.get_mut(key).ok_or_else(unknown)?.0.seen = seen;
         Ok(())
     }
 
@@ -160,7 +163,7 @@ impl Shelf for Memory {
         let content = self.drafts.remove(&draft).ok_or_else(unknown)?;
         let tables = self.change();
         let entry = tables.slots.get_mut(slot).ok_or_else(unknown)?;
-        let next = &mut tables.owners.get_mut(&entry.owner).ok_or_else(unknown)?.3;
+        let next = &mut tables.owners.get_mut(&entry.owner).ok_or_else(unknown)?.1;
         let number = *next;
         *next += 1;
         entry.state = State::Filled { number, digest: *digest, expires };
@@ -195,10 +198,6 @@ impl Shelf for Memory {
     }
 
     fn commit(&mut self) -> Result<()> {
-        if self.broken {
-            self.roll_back();
-            return Err(ShelfError("broken".into()));
-        }
         self.before = None;
         Ok(())
     }

@@ -27,12 +27,16 @@ pub struct Owner {
     pub quota: Option<u64>,
     /// Whether it came by an invite.
     pub invited: bool,
+    /// When it became one; seconds since the epoch.
+    pub since: u64,
     /// When it was last here, to a day; seconds since the epoch.
     pub seen: u64,
     /// Octets that lie here.
     pub used: u64,
     /// Slots that are empty or filled.
     pub slots: u64,
+    /// Slots that are filled.
+    pub filled: u64,
     /// Slots that were emptied for good and are remembered.
     pub gone: u64,
 }
@@ -78,8 +82,10 @@ type Result<T> = std::result::Result<T, ShelfError>;
 pub trait Shelf {
     /// All owners.
     fn owners(&mut self) -> Result<Vec<Owner>>;
-    /// Makes an owner, or changes what is known of it.
-    fn set_owner(&mut self, key: &PublicKey, quota: Option<u64>, invited: bool, seen: u64) -> Result<()>;
+    /// Makes an owner, of whom nothing is here yet.
+    fn add_owner(&mut self, owner: &Owner) -> Result<()>;
+    /// Notes when an owner was last here.
+    fn see_owner(&mut self, key: &PublicKey, seen: u64) -> Result<()>;
     /// Forgets an owner and all that is his.
     fn remove_owner(&mut self, key: &PublicKey) -> Result<()>;
 

@@ -1,1 +1,0 @@
-//! Tests of the engine over the shelf in memory.
