@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::account::Handle;
+use super::relay_role::RelayHandle;
 use crate::store::Store;
 use crate::telemetry::notify;
 
@@ -45,6 +46,7 @@ pub struct Watchdog {
     ticks: tokio::time::Interval,
     accounts: Vec<(String, Handle)>,
     store: (Store, Pulse),
+    relay: Option<Arc<RelayHandle>>,
     runtime: Pulse,
     /// Who was silent at the last look.
     stuck: Option<String>,
@@ -52,7 +54,12 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// One that must be heard within each `patience`. Each part may take half of that to answer.
-    pub fn new(patience: Duration, accounts: Vec<(String, Handle)>, store: Store) -> Self {
+    pub fn new(
+        patience: Duration,
+        accounts: Vec<(String, Handle)>,
+        store: Store,
+        relay: Option<Arc<RelayHandle>>,
+    ) -> Self {
         let mut ticks = tokio::time::interval(patience / 4);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
@@ -60,6 +67,7 @@ impl Watchdog {
             ticks,
             accounts,
             store: (store, Pulse::default()),
+            relay,
             runtime: Pulse::default(),
             stuck: None,
         }
@@ -84,6 +92,9 @@ impl Watchdog {
         for (_, handle) in &self.accounts {
             handle.wake();
         }
+        if let Some(relay) = &self.relay {
+            relay.wake();
+        }
         let (store, pulse) = (&self.store.0, self.store.1.clone());
         store.ping(move || pulse.beat());
         let pulse = self.runtime.clone();
@@ -94,7 +105,8 @@ impl Watchdog {
     fn stuck(&self) -> Option<String> {
         let accounts = self.accounts.iter().map(|(name, handle)| (format!("the thread `tox {name}`"), &handle.pulse));
         let others = [("the thread `store`".to_owned(), &self.store.1), ("the runtime".to_owned(), &self.runtime)];
-        accounts.chain(others).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
+        let relay = self.relay.iter().map(|relay| ("the thread `relay`".to_owned(), &relay.pulse));
+        accounts.chain(others).chain(relay).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
     }
 }
 
@@ -136,7 +148,7 @@ mod tests {
         let patience = Duration::from_secs(8);
         runtime.block_on(async {
             let (handle, _inbox) = Handle::new().expect("handle");
-            let mut watchdog = Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone());
+            let mut watchdog = Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), None);
             assert_eq!(watchdog.stuck(), None);
             // As if it was that long ago.
             let age = |pulse: &mut Pulse| pulse.since -= patience;

@@ -25,6 +25,7 @@ use super::health::{self, Watchdog};
 use super::manage::Manager;
 use super::names::{Names, Settings};
 use super::probe::Probes;
+use super::relay_role::{self, RelayHandle};
 use super::reload::{Live, Reloader};
 use super::submission::Queueing;
 use crate::backup::place::{self, Recovered};
@@ -387,12 +388,19 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         threads.push(std::thread::Builder::new().name(name).spawn(move || thread.run())?);
     }
 
+    let relay = relay(config, &clock)?;
+
     // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
-    let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
-    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, &alive);
+    let alive = || {
+        !store_thread.is_finished()
+            && !threads.iter().any(std::thread::JoinHandle::is_finished)
+            && !relay.as_ref().is_some_and(|relay| relay.is_finished())
+    };
+    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, relay.as_ref(), &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
+    relay.inspect(|relay| relay.stop());
     for thread in threads {
         if thread.join().is_err() {
             log::error!("an account's thread had panicked");
@@ -406,6 +414,17 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     served
 }
 
+/// Starts the relay that this agent is for others, if it is one.
+fn relay(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Option<Arc<RelayHandle>>> {
+    if !config.relay.enabled {
+        return Ok(None);
+    }
+    let (relay, tox) = (config.relay.clone(), &config.tox);
+    let (options, nodes) = (tox_options(tox), tox.bootstrap.clone());
+    let handle = relay_role::start(relay, &options, nodes, tox.resolves(), &config.state_dir, clock.clone())?;
+    Ok(Some(Arc::new(handle)))
+}
+
 #[allow(clippy::too_many_arguments, reason = "called once")]
 fn serve(
     path: &Path,
@@ -416,6 +435,7 @@ fn serve(
     requests: tokio::sync::mpsc::Receiver<(usize, PublicKey)>,
     pool: &Arc<DeliveryPool>,
     reader: &Reader,
+    relay: Option<&Arc<RelayHandle>>,
     alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let Contacts { store, directory, handles, clock } = &names.contacts;
@@ -436,6 +456,7 @@ fn serve(
         path: path.to_owned(),
         live: live.clone(),
         names: names.clone(),
+        relay: relay.cloned(),
         limits,
         turn: std::sync::Mutex::default(),
     });
@@ -479,7 +500,7 @@ fn serve(
         let mut shown = String::new();
         let mut watchdog = notify::watchdog().map(|patience| {
             let threads = config.accounts.iter().map(|account| account.name.clone()).zip(handles.clone());
-            Watchdog::new(patience, threads.collect(), store.clone())
+            Watchdog::new(patience, threads.collect(), store.clone(), relay.cloned())
         });
         log::info!("ready");
         notify::ready();
