@@ -639,11 +639,13 @@ impl AccountThread {
             }
             Command::Refused => self.tell_refused(actions),
             Command::DeclineRecorded(peer, session) => {
+                self.shared.courier.gone(self.number, peer);
                 self.asking.remove(&peer);
                 self.leaving.insert(peer, Instant::now());
                 self.engine.handle(now, Input::DeclineRecorded { peer, session }, actions);
             }
             Command::RemoveFriend(key) => {
+                self.shared.courier.gone(self.number, key);
                 self.forget(&key, actions);
                 self.save();
             }
@@ -908,7 +910,8 @@ impl AccountThread {
         self.shared.pool.deliver(self.number, mail, move |results| {
             answers.extend(results.iter().map(|(index, result)| {
                 let relayed = to_server.contains(index);
-                let outcome = result.clone().map_or_else(Outcome::Refused, |()| Outcome::Stored { duplicate: false, relayed });
+                let outcome =
+                    result.clone().map_or_else(Outcome::Refused, |()| Outcome::Stored { duplicate: false, relayed });
                 (*index, outcome)
             }));
             handle.send(Command::Delivered(peer, id, results));

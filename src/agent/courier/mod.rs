@@ -9,6 +9,7 @@ mod account;
 mod clients;
 mod incoming;
 mod lanes;
+mod manage;
 mod outgoing;
 
 use std::path::PathBuf;
@@ -17,13 +18,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use account::Account;
-pub use clients::RelayLine;
+pub use manage::Desk;
 
 use super::account as tox_account;
 use super::health::Pulse;
 use super::relay_client::ClientEvent;
-use super::reload::Live;
 use super::relay_role::RelayHandle;
+use super::reload::Live;
 use crate::engine::transfer::{MailId, Outcome};
 use crate::identity::tox_id::PublicKey;
 use crate::store::{Reader, Store};
@@ -221,11 +222,6 @@ impl Courier {
             Message::Stop => return false,
         }
         true
-    }
-
-    /// What is to be shown of the relays of each account.
-    pub fn relays(&self) -> Vec<RelayLine> {
-        self.accounts.iter().flat_map(|account| account.lines(&self.reader)).collect()
     }
 
     /// Looks anew at which relays are to be used.
