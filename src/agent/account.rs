@@ -908,7 +908,8 @@ impl AccountThread {
         self.shared.pool.deliver(self.number, mail, move |results| {
             answers.extend(results.iter().map(|(index, result)| {
                 let relayed = to_server.contains(index);
-                let outcome = result.clone().map_or_else(Outcome::Refused, |()| Outcome::Stored { duplicate: false, relayed });
+                let outcome =
+                    result.clone().map_or_else(Outcome::Refused, |()| Outcome::Stored { duplicate: false, relayed });
                 (*index, outcome)
             }));
             handle.send(Command::Delivered(peer, id, results));

@@ -4,7 +4,11 @@ use crate::relay::descriptor::{Descriptor, Invite};
 pub struct RelayHandle {}
 impl RelayHandle {
     /// stub
-    pub fn descriptor(&self) -> Descriptor { unimplemented!() }
+    pub fn descriptor(&self) -> Descriptor {
+        unimplemented!()
+    }
     /// stub
-    pub fn invite(&self, _quota: Option<u64>) -> anyhow::Result<Invite> { unimplemented!() }
+    pub fn invite(&self, _quota: Option<u64>) -> anyhow::Result<Invite> {
+        unimplemented!()
+    }
 }

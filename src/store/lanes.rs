@@ -398,7 +398,13 @@ impl Store {
                     "INSERT INTO slot_next (account, peer, relay, class, next) VALUES (?, ?, ?, ?, ?)
                      ON CONFLICT DO UPDATE SET next = max(next, excluded.next)",
                 )?
-                .execute(params![account, peer.0, place.relay.0, place.class.number(), place.number as i64 + 1])?;
+                .execute(params![
+                    account,
+                    peer.0,
+                    place.relay.0,
+                    place.class.number(),
+                    place.number as i64 + 1
+                ])?;
             }
             Ok(())
         })
@@ -573,7 +579,8 @@ impl Store {
                 .execute(params![account, peer.0])?;
             db.prepare_cached("UPDATE lane_in SET seed = zeroblob(32) WHERE account = ? AND peer = ?")?
                 .execute(params![account, peer.0])?;
-            for table in ["pre_key", "lane_in", "lane_out", "slot_window", "slot_next", "deposit", "parcel", "receipt"] {
+            for table in ["pre_key", "lane_in", "lane_out", "slot_window", "slot_next", "deposit", "parcel", "receipt"]
+            {
                 db.prepare_cached(&format!("DELETE FROM {table} WHERE account = ? AND peer = ?"))?
                     .execute(params![account, peer.0])?;
             }

@@ -27,7 +27,9 @@ pub use bodies::{BodyFile, BodyWriter, EncodedBody, free_space};
 pub use contacts::{Answer, Contact, DECLINE_AGE, Request};
 pub use dispatch::Work;
 pub use hold::Touched;
-pub use lanes::{Deposit, LaneIn, LaneOut, Parcel, ParcelBody, PreKey, Receipt, RelayRow, SlotNext, SlotWindow, Waiting};
+pub use lanes::{
+    Deposit, LaneIn, LaneOut, Parcel, ParcelBody, PreKey, Receipt, RelayRow, SlotNext, SlotWindow, Waiting,
+};
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,

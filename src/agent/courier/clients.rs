@@ -117,7 +117,12 @@ impl Account {
             if before != after {
                 let peers: Vec<PublicKey> = self.offered.keys().copied().collect();
                 for peer in peers {
-                    let lane = inbox::Input::Lane { peer, relays: after.clone(), open: super::lanes::OPEN, windows: Default::default() };
+                    let lane = inbox::Input::Lane {
+                        peer,
+                        relays: after.clone(),
+                        open: super::lanes::OPEN,
+                        windows: Default::default(),
+                    };
                     self.inbox.handle(self.now(), lane);
                 }
             }
@@ -393,7 +398,13 @@ mod tests {
 
     #[test]
     fn a_relay_that_is_lost_is_made_up_for() {
-        let rows = [row(1, false, NOW - 2 * LOST), row(2, true, NOW - 2 * LOST), row(3, true, NOW), row(4, true, NOW), row(5, true, NOW)];
+        let rows = [
+            row(1, false, NOW - 2 * LOST),
+            row(2, true, NOW - 2 * LOST),
+            row(3, true, NOW),
+            row(4, true, NOW),
+            row(5, true, NOW),
+        ];
         assert_eq!(chosen(&rows, Relays::Auto), [1, 3, 4, 5]);
     }
 }

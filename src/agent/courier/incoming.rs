@@ -226,7 +226,9 @@ impl Account {
                 Ok(octets[from..(from + most).min(octets.len())].to_vec())
             }),
             None if mail.wire_size <= BURST => read(&file, length as u64, mail.wire_size).map(Source::Inline),
-            None => self.body_file(peer, &mail, |at, most| read(&file, length as u64 + at, (mail.wire_size - at).min(most as u64))),
+            None => self.body_file(peer, &mail, |at, most| {
+                read(&file, length as u64 + at, (mail.wire_size - at).min(most as u64))
+            }),
         };
         let source = match source {
             Ok(source) => source,

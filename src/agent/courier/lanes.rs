@@ -67,7 +67,8 @@ impl Account {
         for LaneIn { peer, lane, seed, serial, seen, relays } in reader.lanes_in(&self.name)? {
             let relays: Vec<RelayRef> = relays.chunks(70).filter_map(RelayRef::from_octets).collect();
             let windows = windows.remove(&peer).unwrap_or_default();
-            let ready = windows.iter().filter(|(_, window)| window.registered > window.low).map(|((relay, _), _)| *relay);
+            let ready =
+                windows.iter().filter(|(_, window)| window.registered > window.low).map(|((relay, _), _)| *relay);
             let offered = Offered {
                 lane: LaneId(lane),
                 seed,
@@ -279,7 +280,9 @@ impl Account {
             }
             ITEMS => {
                 let total = octets.len() as u64;
-                if let Ok((Parcel::Control(items), _)) = Parcel::read(crate::engine::transfer::MailId([0; 16]), total, octets) {
+                if let Ok((Parcel::Control(items), _)) =
+                    Parcel::read(crate::engine::transfer::MailId([0; 16]), total, octets)
+                {
                     self.on_items(peer, items, true);
                 }
             }
@@ -352,7 +355,9 @@ impl Account {
         };
         let offer = match offer {
             Ok(offer) => offer,
-            Err(error) => return log::warn!("{}: contact {peer} offers a lane that is not followed: {error}", self.name),
+            Err(error) => {
+                return log::warn!("{}: contact {peer} offers a lane that is not followed: {error}", self.name);
+            }
         };
         let same_key = pinned.is_some_and(|pinned: MailKey| pinned == offer.key);
         if same_key && before.is_some_and(|before| offer.serial <= before.serial) {
@@ -363,14 +368,8 @@ impl Account {
             return;
         }
         let other_seed = before.is_some_and(|before| before.seed.expose() != offer.seed.expose());
-        let kept = self.shared.store.put_lane_out(
-            &self.name,
-            peer,
-            offer.key,
-            offer.serial,
-            octets.to_vec(),
-            self.seconds(),
-        );
+        let kept =
+            self.shared.store.put_lane_out(&self.name, peer, offer.key, offer.serial, octets.to_vec(), self.seconds());
         if let Err(error) = kept {
             return log::error!("{}: cannot keep the lane of {peer}: {error}", self.name);
         }

@@ -125,7 +125,8 @@ impl Account {
         let Some(config) = self.config() else { return Ok(()) };
         let now = self.shared.clock.queue_ms();
         let delay = i64::try_from(config.receipt_delay.as_millis()).unwrap_or(i64::MAX);
-        let receipts: Vec<_> = reader.receipts(&self.name)?.into_iter().filter(|receipt| receipt.parcel.is_none()).collect();
+        let receipts: Vec<_> =
+            reader.receipts(&self.name)?.into_iter().filter(|receipt| receipt.parcel.is_none()).collect();
         let reachable: Vec<PublicKey> = self
             .followed
             .iter()
@@ -142,12 +143,15 @@ impl Account {
                     continue;
                 }
                 let total = receipt.item.len() as u64;
-                if let Ok((parcel::Parcel::Control(more), _)) = parcel::Parcel::read(receipt.transfer, total, &receipt.item) {
+                if let Ok((parcel::Parcel::Control(more), _)) =
+                    parcel::Parcel::read(receipt.transfer, total, &receipt.item)
+                {
                     items.extend(more);
                     carries.push((receipt.transfer, receipt.number));
                 }
             }
-            let unseen = self.offered.get(&peer).filter(|offered| offered.seen < offered.serial).map(|lane| lane.serial);
+            let unseen =
+                self.offered.get(&peer).filter(|offered| offered.seen < offered.serial).map(|lane| lane.serial);
             let unseen = unseen.filter(|serial| {
                 !self.parcels.iter().any(|((of, _), carried)| *of == peer && carried.is_some_and(|at| at >= *serial))
             });
@@ -246,7 +250,8 @@ impl Account {
                     }
                 }
                 Action::Delete { peer, place } => {
-                    let key = self.followed.get(&peer).map(|to| to.offer.seed.slot(&place.relay, place.class, place.number));
+                    let key =
+                        self.followed.get(&peer).map(|to| to.offer.seed.slot(&place.relay, place.class, place.number));
                     if let (Some(visit), Some(key)) = (self.visits.get_mut(&(place.relay, peer)), key) {
                         visit.slots.insert(key.id(), place);
                         visit.client.handle.send(session::Command::Delete(key));
@@ -310,7 +315,12 @@ impl Account {
     }
 
     /// What a relay says in a visit.
-    pub(super) fn on_deposit_event(&mut self, peer: PublicKey, place: Place, input: impl FnOnce(PublicKey, Place) -> Input) {
+    pub(super) fn on_deposit_event(
+        &mut self,
+        peer: PublicKey,
+        place: Place,
+        input: impl FnOnce(PublicKey, Place) -> Input,
+    ) {
         self.outbox.handle(self.now(), input(peer, place));
     }
 }
@@ -340,7 +350,8 @@ fn content(
         ParcelBody::File(name) => {
             let start = octets.len();
             octets.resize(start + usize::try_from(body.end - body.start)?, 0);
-            std::fs::File::open(state_dir.join("bodies").join(name))?.read_exact_at(&mut octets[start..], body.start)?;
+            std::fs::File::open(state_dir.join("bodies").join(name))?
+                .read_exact_at(&mut octets[start..], body.start)?;
         }
     }
     Ok(octets)
