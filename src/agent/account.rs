@@ -639,11 +639,13 @@ impl AccountThread {
             }
             Command::Refused => self.tell_refused(actions),
             Command::DeclineRecorded(peer, session) => {
+                self.shared.courier.gone(self.number, peer);
                 self.asking.remove(&peer);
                 self.leaving.insert(peer, Instant::now());
                 self.engine.handle(now, Input::DeclineRecorded { peer, session }, actions);
             }
             Command::RemoveFriend(key) => {
+                self.shared.courier.gone(self.number, key);
                 self.forget(&key, actions);
                 self.save();
             }

@@ -19,12 +19,14 @@ use tokio::sync::watch;
 
 use super::account::{AccountThread, Command, Handle, Identity, Shared};
 use super::contacts::Contacts;
+use super::courier;
 use super::delivery::{self, DeliveryPool};
 use super::directory::{self, Directory};
 use super::health::{self, Watchdog};
 use super::manage::Manager;
 use super::names::{Names, Settings};
 use super::probe::Probes;
+use super::relay_role::RelayHandle;
 use super::reload::{Live, Reloader};
 use super::submission::Queueing;
 use crate::backup::place::{self, Recovered};
@@ -366,8 +368,11 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     let pool = Arc::new(pool);
     let _ = pool_slot.set(pool.clone());
 
+    let relay = relay_role(config, &clock)?.map(Arc::new);
+    let (courier, courier_inbox) = courier::Handle::new();
     let (asked, requests) = tokio::sync::mpsc::channel(MAX_ASKED);
     let shared = Shared {
+        courier: courier.clone(),
         store: store.clone(),
         pool: pool.clone(),
         directory: directory.clone(),
@@ -387,9 +392,33 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         threads.push(std::thread::Builder::new().name(name).spawn(move || thread.run())?);
     }
 
+    let with_lanes = config.accounts.iter().zip(&ids).zip(&handles);
+    let with_lanes = with_lanes.map(|((account, id), handle)| (account.name.clone(), id.key(), handle.clone()));
+    let courier_thread = courier::start(
+        courier_inbox,
+        courier.clone(),
+        store.clone(),
+        clock.clone(),
+        live.clone(),
+        config.state_dir.clone(),
+        relay.clone(),
+        with_lanes.collect(),
+    )?;
+    let desk = courier::Desk {
+        courier: courier.clone(),
+        relay: relay.clone(),
+        store: store.clone(),
+        clock: clock.clone(),
+        live: live.clone(),
+    };
+
     // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
-    let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
-    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, &alive);
+    let alive = || {
+        !store_thread.is_finished()
+            && !courier_thread.is_finished()
+            && !threads.iter().any(std::thread::JoinHandle::is_finished)
+    };
+    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, desk, &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
@@ -398,12 +427,25 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
             log::error!("an account's thread had panicked");
         }
     }
+    courier.stop();
+    if courier_thread.join().is_err() {
+        log::error!("the courier had panicked");
+    }
+    if let Some(relay) = &relay {
+        relay.stop();
+    }
     pool.stop();
     store.stop();
     let _ = store_thread.join();
     drop(lock);
     log::info!("tox-agent stopped");
     served
+}
+
+/// The relay that this agent is for others, if it is one.
+fn relay_role(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Option<RelayHandle>> {
+    let _ = (config, clock);
+    Ok(None)
 }
 
 #[allow(clippy::too_many_arguments, reason = "called once")]
@@ -416,10 +458,12 @@ fn serve(
     requests: tokio::sync::mpsc::Receiver<(usize, PublicKey)>,
     pool: &Arc<DeliveryPool>,
     reader: &Reader,
+    desk: courier::Desk,
     alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let Contacts { store, directory, handles, clock } = &names.contacts;
     let config = live.get();
+    let courier = desk.courier.clone();
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
     let probes = Arc::new(Probes::default());
     let queueing = Queueing {
@@ -447,7 +491,7 @@ fn serve(
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
         started: Instant::now(),
-        relays: None,
+        relays: Some(Arc::new(desk)),
     };
     let allow_uids = uids(&config.control.allow_users).context("control.allow_users")?;
     let options = control::server::Options { allow_uids, ..Default::default() };
@@ -479,7 +523,7 @@ fn serve(
         let mut shown = String::new();
         let mut watchdog = notify::watchdog().map(|patience| {
             let threads = config.accounts.iter().map(|account| account.name.clone()).zip(handles.clone());
-            Watchdog::new(patience, threads.collect(), store.clone())
+            Watchdog::new(patience, threads.collect(), store.clone(), courier.clone())
         });
         log::info!("ready");
         notify::ready();

@@ -59,6 +59,11 @@ pub(super) struct Pause {
 }
 
 impl Pause {
+    /// Whether it failed an odd number of times.
+    pub(super) fn is_odd(&self) -> bool {
+        self.failures % 2 == 1
+    }
+
     /// It failed: waits `min` ms at first, then doubling up to `max`.
     pub(super) fn fail(&mut self, now: u64, min: u64, max: u64, jitter: u64) {
         self.failures = self.failures.saturating_add(1);

@@ -7,8 +7,9 @@
 //! Sessions with the relays in use are kept up by the owner. At the start it tells [`Input::Lane`] for each lane it has
 //! offered, and [`Input::Opened`] for each place whose part it has on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::chance::{Chance, Pause};
 use super::place::Place;
 use super::wire::Code;
 use crate::engine::transfer::MailId;
@@ -47,7 +48,7 @@ impl Default for Settings {
     }
 }
 
-/// Which numbers of one class of a lane may be used at one relay. `low ≤ filled ≤ registered`.
+/// Which numbers of one class of a lane may be used at one relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {
     /// Numbers below are not registered any more.
@@ -72,7 +73,8 @@ pub enum Slot {
 pub enum Input {
     /// A lane is offered to this contact; at the start, and when its relays or numbers change. All of `low..registered` of
     /// each window is taken for registered. Windows at relays that are not in `relays` are emptied but not extended.
-    /// Windows are ignored for lanes already known.
+    /// Windows are ignored for lanes already known. For one that is [`Input::LaneGone`] but not forgotten yet a new lane
+    /// begins, and nothing more is done for the old one.
     Lane {
         /// To whom.
         peer: PublicKey,
@@ -237,33 +239,637 @@ pub enum Action {
     Forget(PublicKey),
 }
 
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+/// How long an answer may take, and how fast content comes at least, in octets a second.
+const ANSWER: u64 = 2 * MINUTE;
+const SLOWEST: u64 = 4096;
+/// One slot in so many is a dummy.
+const DUMMIES: u64 = 10;
+/// Numbers that were consumed without our seeing them (filled and removed by the sender, or expired) must not end a lane: of
+/// windows in which nothing comes, a quarter is added after about so long, and at the start of one session in so many.
+const ROLL_EVERY: u64 = 3 * DAY;
+const ROLL_STARTS: u64 = 4;
+/// Slots so many times `open` behind the highest that was filled, or registered, are given up.
+const BEHIND_FILLED: u64 = 2;
+const BEHIND_REGISTERED: u64 = 4;
+
+#[derive(Default)]
+struct Numbers {
+    window: Window,
+    /// What was recorded last.
+    recorded: Window,
+    /// Numbers in a registration under way.
+    asked: BTreeSet<u64>,
+    /// Numbers from `window.registered` on that are registered.
+    confirmed: BTreeSet<u64>,
+    /// Numbers that the relay emptied for good, in this run.
+    gone: BTreeSet<u64>,
+    /// How many are kept open beyond those that the lane says.
+    rolled: u64,
+}
+
+struct Lane {
+    relays: Vec<RelayKey>,
+    open: [u32; 5],
+    windows: BTreeMap<(RelayKey, Class), Numbers>,
+    /// Since it is gone: until when its slots are unregistered.
+    gone: Option<u64>,
+}
+
+struct Relay {
+    up: bool,
+    /// How many slots may be registered.
+    max_slots: u64,
+    /// Whether something may have to be registered or unregistered.
+    dirty: bool,
+    /// Registering failed.
+    pause: Pause,
+    /// Whether a list is under way.
+    listing: bool,
+    list_at: u64,
+    /// When the last list came in this session.
+    listed: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Not fetched yet.
+    Filled,
+    /// Being fetched, until then; past that time it does not count for other relays any more.
+    Fetching(u64),
+    /// It holds a part of this parcel.
+    Opened(MailId),
+    /// To be removed.
+    Done,
+    /// Being removed.
+    Deleting,
+}
+
+/// A slot that is filled.
+struct Held {
+    progress: Progress,
+    /// Not before then.
+    pause: Pause,
+    /// The order in which it was seen.
+    seen: u64,
+}
+
+struct Assembly {
+    parts: BTreeMap<u32, usize>,
+    places: BTreeSet<Place>,
+    /// When its last part came.
+    touched: u64,
+}
+
 /// The decisions of one account; see the module.
-pub struct Inbox {}
+pub struct Inbox {
+    settings: Settings,
+    chance: Chance,
+    lanes: BTreeMap<PublicKey, Lane>,
+    relays: BTreeMap<RelayKey, Relay>,
+    held: BTreeMap<(RelayKey, PublicKey, Place), Held>,
+    parcels: BTreeMap<(PublicKey, MailId), Assembly>,
+    numbered: u64,
+    pending: Vec<Action>,
+    at: u64,
+}
 
 impl Inbox {
     /// Begins; `seed` is secret and random. Two with the same seed and the same inputs do the same.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
-        let _ = (settings, seed);
-        Self {}
+        Self {
+            settings,
+            chance: Chance::new(seed),
+            lanes: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            held: BTreeMap::new(),
+            parcels: BTreeMap::new(),
+            numbered: 0,
+            pending: Vec::new(),
+            at: u64::MAX,
+        }
     }
 
     /// Changes the settings.
     pub fn set(&mut self, settings: Settings) {
-        let _ = settings;
+        self.settings = settings;
+        self.at = 0;
     }
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: u64, input: Input) {
-        let _ = (now, input);
+        self.at = 0;
+        match input {
+            Input::Lane { peer, relays, open, windows } => self.on_lane(peer, relays, open, windows),
+            Input::LaneGone(peer) => self.on_lane_gone(now, peer),
+            Input::Up { relay, max_slots } => {
+                self.down(relay);
+                let state = Relay {
+                    up: true,
+                    max_slots,
+                    dirty: true,
+                    pause: Pause::default(),
+                    listing: false,
+                    list_at: now,
+                    listed: None,
+                };
+                self.relays.insert(relay, state);
+            }
+            Input::Down(relay) => self.down(relay),
+            Input::Fresh(relay) => {
+                for (_, class) in self.windows_at(relay) {
+                    class.window.registered = class.window.low;
+                    class.confirmed.clear();
+                    class.asked.clear();
+                    class.gone.clear();
+                }
+                self.dirty(relay);
+            }
+            Input::Registered { relay, slots } => {
+                for (peer, place) in slots {
+                    let Some(class) = self.window(&peer, &place) else { continue };
+                    class.asked.remove(&place.number);
+                    if place.number >= class.window.registered {
+                        class.confirmed.insert(place.number);
+                    }
+                    while class.confirmed.remove(&class.window.registered) {
+                        class.window.registered += 1;
+                    }
+                    self.record(peer, place);
+                }
+                self.dirty(relay);
+            }
+            Input::NotRegistered { relay, slots, code } => {
+                for (peer, place) in slots {
+                    if let Some(class) = self.window(&peer, &place) {
+                        class.asked.remove(&place.number);
+                    }
+                }
+                let jitter = self.chance.next();
+                let held = self.windows_at(relay).map(|(_, class)| class.window.registered - class.window.low).sum();
+                if let Some(relay) = self.relays.get_mut(&relay) {
+                    relay.pause.fail(now, MINUTE, HOUR, jitter);
+                    if code == Code::Slots {
+                        relay.max_slots = relay.max_slots.min(held);
+                    }
+                }
+                self.dirty(relay);
+            }
+            Input::Unregistered { relay, slots } => {
+                for (peer, place) in slots {
+                    let Some(lane) = self.lanes.get_mut(&peer).filter(|lane| lane.gone.is_some()) else { continue };
+                    if let Some(class) = lane.windows.get_mut(&(relay, place.class)) {
+                        class.asked.remove(&place.number);
+                        if class.asked.is_empty() {
+                            lane.windows.remove(&(relay, place.class));
+                        }
+                    }
+                }
+            }
+            Input::Listed { relay, filled } => {
+                filled.into_iter().for_each(|(peer, place)| self.on_filled(peer, place));
+                self.on_listed(now, relay);
+            }
+            Input::Arrived { peer, place } => self.on_filled(peer, place),
+            Input::Opened { peer, place, parcel, part, parts: _ } => self.on_opened(now, peer, place, parcel, part),
+            Input::Spoilt { peer, place } => self.advance(peer, place, Progress::Done),
+            Input::Settled { peer, parcel } => self.settle(peer, parcel),
+            Input::Gone { peer, place } => {
+                self.held.remove(&(place.relay, peer, place));
+                if let Some(class) = self.window(&peer, &place) {
+                    class.gone.insert(place.number);
+                }
+            }
+            Input::Refused { peer, place, code } => self.on_refused(now, peer, place, code),
+        }
+    }
+
+    fn on_lane(
+        &mut self,
+        peer: PublicKey,
+        relays: Vec<RelayKey>,
+        open: [u32; 5],
+        windows: BTreeMap<(RelayKey, Class), Window>,
+    ) {
+        if self.lanes.get(&peer).is_some_and(|lane| lane.gone.is_some()) {
+            self.lanes.remove(&peer);
+        }
+        let lane = self.lanes.entry(peer).or_insert_with(|| {
+            let known = |(at, window): ((RelayKey, Class), Window)| {
+                (at, Numbers { window, recorded: window, ..Numbers::default() })
+            };
+            let windows = windows.into_iter().map(known).collect();
+            Lane { relays: Vec::new(), open, windows, gone: None }
+        });
+        (lane.relays, lane.open) = (relays, open);
+        self.relays.values_mut().for_each(|relay| relay.dirty = true);
+    }
+
+    fn on_lane_gone(&mut self, now: u64, peer: PublicKey) {
+        let Some(lane) = self.lanes.get_mut(&peer) else {
+            self.pending.push(Action::Forget(peer));
+            return;
+        };
+        lane.gone.get_or_insert(now.saturating_add(self.settings.tidy_for));
+        for class in lane.windows.values_mut() {
+            // What is being registered is, as far as it matters now; from here on `asked` is what is being unregistered.
+            class.window.registered = class.asked.last().map_or(0, |last| last + 1).max(class.window.registered);
+            let confirmed = class.confirmed.last().map_or(0, |last| last + 1);
+            class.window.registered = class.window.registered.max(confirmed);
+            class.asked.clear();
+        }
+        self.held.retain(|(_, of, _), _| *of != peer);
+        self.parcels.retain(|(of, _), _| *of != peer);
+        self.relays.values_mut().for_each(|relay| relay.dirty = true);
+    }
+
+    fn down(&mut self, relay: RelayKey) {
+        let lanes = self.lanes.values_mut().flat_map(|lane| &mut lane.windows);
+        lanes.filter(|((of, _), _)| *of == relay).for_each(|(_, class)| class.asked.clear());
+        for (_, held) in self.held.iter_mut().filter(|((of, ..), _)| *of == relay) {
+            held.progress = match held.progress {
+                Progress::Fetching(_) => Progress::Filled,
+                Progress::Deleting => Progress::Done,
+                other => other,
+            };
+        }
+        if let Some(relay) = self.relays.get_mut(&relay) {
+            (relay.up, relay.listing, relay.listed) = (false, false, None);
+        }
+    }
+
+    /// The windows of lanes in use at a relay.
+    fn windows_at(&mut self, relay: RelayKey) -> impl Iterator<Item = (PublicKey, &mut Numbers)> {
+        let lanes = self.lanes.iter_mut().filter(|(_, lane)| lane.gone.is_none());
+        let windows = lanes.flat_map(|(peer, lane)| lane.windows.iter_mut().map(|(at, class)| (*peer, at.0, class)));
+        windows.filter(move |(_, of, _)| *of == relay).map(|(peer, _, class)| (peer, class))
+    }
+
+    fn window(&mut self, peer: &PublicKey, place: &Place) -> Option<&mut Numbers> {
+        let lane = self.lanes.get_mut(peer).filter(|lane| lane.gone.is_none())?;
+        lane.windows.get_mut(&(place.relay, place.class))
+    }
+
+    fn dirty(&mut self, relay: RelayKey) {
+        if let Some(relay) = self.relays.get_mut(&relay) {
+            relay.dirty = true;
+        }
+    }
+
+    /// Has the window of this place recorded if it changed.
+    fn record(&mut self, peer: PublicKey, place: Place) {
+        let Some(class) = self.window(&peer, &place) else { return };
+        if class.window != class.recorded {
+            class.recorded = class.window;
+            let action = Action::Record { peer, relay: place.relay, class: place.class, window: class.window };
+            // Only the last of several counts.
+            let same = |other: &Action| {
+                matches!((other, &action),
+                (Action::Record { peer: a, relay: b, class: c, .. }, Action::Record { peer: x, relay: y, class: z, .. })
+                if (a, b, c) == (x, y, z))
+            };
+            self.pending.retain(|other| !same(other));
+            self.pending.push(action);
+        }
+    }
+
+    /// A place is filled; what was emptied for good is not, whatever the relay says.
+    fn on_filled(&mut self, peer: PublicKey, place: Place) {
+        let Some(class) = self.window(&peer, &place) else { return };
+        if class.gone.contains(&place.number) {
+            return;
+        }
+        if place.number >= class.window.filled {
+            class.window.filled = place.number + 1;
+            class.rolled = 0;
+        }
+        self.record(peer, place);
+        self.dirty(place.relay);
+        self.numbered += 1;
+        let held = Held { progress: Progress::Filled, pause: Pause::default(), seen: self.numbered };
+        self.held.entry((place.relay, peer, place)).or_insert(held);
+    }
+
+    fn advance(&mut self, peer: PublicKey, place: Place, progress: Progress) {
+        if let Some(held) = self.held.get_mut(&(place.relay, peer, place)) {
+            (held.progress, held.pause) = (progress, Pause::default());
+        }
+    }
+
+    fn on_listed(&mut self, now: u64, relay: RelayKey) {
+        let pause = self.chance.exponential(self.settings.poll);
+        let Some(state) = self.relays.get_mut(&relay) else { return };
+        let since = state.listed.replace(now).map(|at| now.saturating_sub(at));
+        (state.listing, state.dirty, state.list_at) = (false, true, now.saturating_add(pause.max(1000)));
+        let budget = budget(state.max_slots);
+        let used: u64 = self.windows_at(relay).map(|(_, class)| class.window.registered - class.window.low).sum();
+        for (peer, class) in self.used_windows(relay) {
+            let rolls = match since {
+                None => self.chance.below(ROLL_STARTS) == 0,
+                Some(since) => self.chance.below(ROLL_EVERY) < since,
+            };
+            let Some(lane) = self.lanes.get_mut(&peer) else { continue };
+            let open = u64::from(lane.open[usize::from(class.number())]);
+            let Some(window) = lane.windows.get_mut(&(relay, class)) else { continue };
+            if rolls && used < budget && window.window.filled < window.window.registered {
+                window.rolled += open.div_ceil(4);
+            }
+            self.give_up(peer, relay, class);
+        }
+    }
+
+    fn used_windows(&self, relay: RelayKey) -> Vec<(PublicKey, Class)> {
+        let lanes = self.lanes.iter().filter(|(_, lane)| lane.gone.is_none());
+        lanes
+            .flat_map(|(peer, lane)| lane.windows.keys().map(|at| (*peer, *at)))
+            .filter_map(|(peer, (of, class))| (of == relay).then_some((peer, class)))
+            .collect()
+    }
+
+    /// Unregisters slots far behind those in use that are empty, as a list told just now.
+    fn give_up(&mut self, peer: PublicKey, relay: RelayKey, class: Class) {
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        let open = u64::from(lane.open[usize::from(class.number())]);
+        let Some(state) = lane.windows.get_mut(&(relay, class)) else { return };
+        let Window { low, filled, registered } = state.window;
+        let behind = registered.saturating_sub(BEHIND_REGISTERED * open);
+        let upto = filled.saturating_sub(BEHIND_FILLED * open).max(behind).min(registered);
+        let place = |number| Place { relay, class, number };
+        // What is held keeps its slot, and the numbers above wait for it.
+        let is_held = |number: &u64| self.held.contains_key(&(relay, peer, place(*number)));
+        let upto = (low..upto).find(is_held).unwrap_or(upto);
+        if upto <= low {
+            return;
+        }
+        state.window.low = upto;
+        state.window.filled = filled.max(upto);
+        let gone = state.gone.split_off(&upto);
+        let gone = std::mem::replace(&mut state.gone, gone);
+        let slots = (low..upto).filter(|number| !gone.contains(number)).map(|number| (peer, place(number)));
+        let slots: Vec<_> = slots.collect();
+        self.record(peer, place(upto));
+        if !slots.is_empty() {
+            self.pending.push(Action::Unregister { relay, slots });
+        }
+    }
+
+    fn on_opened(&mut self, now: u64, peer: PublicKey, place: Place, parcel: MailId, part: u32) {
+        self.on_filled(peer, place);
+        if !self.held.contains_key(&(place.relay, peer, place)) {
+            return;
+        }
+        self.advance(peer, place, Progress::Opened(parcel));
+        let new = || Assembly { parts: BTreeMap::new(), places: BTreeSet::new(), touched: now };
+        let assembly = self.parcels.entry((peer, parcel)).or_insert_with(new);
+        assembly.places.insert(place);
+        if assembly.parts.insert(part, place.class.octets()).is_none() {
+            assembly.touched = now;
+        }
+    }
+
+    fn settle(&mut self, peer: PublicKey, parcel: MailId) {
+        let places = self.parcels.remove(&(peer, parcel)).map(|assembly| assembly.places).unwrap_or_default();
+        places.into_iter().for_each(|place| self.advance(peer, place, Progress::Done));
+    }
+
+    fn on_refused(&mut self, now: u64, peer: PublicKey, place: Place, code: Code) {
+        let jitter = self.chance.next();
+        let key = (place.relay, peer, place);
+        let Some(held) = self.held.get_mut(&key) else { return };
+        let again = match held.progress {
+            Progress::Fetching(_) => Progress::Filled,
+            Progress::Deleting => Progress::Done,
+            _ => return,
+        };
+        match code {
+            Code::Busy | Code::Quota | Code::Slots => {
+                held.progress = again;
+                held.pause.fail(now, MINUTE, HOUR, jitter);
+            }
+            // There is nothing.
+            _ => _ = self.held.remove(&key),
+        }
     }
 
     /// What is to be done now.
     pub fn poll(&mut self, now: u64, out: &mut Vec<Action>) {
-        let _ = (now, out);
+        if self.at > now && self.pending.is_empty() {
+            return;
+        }
+        out.append(&mut self.pending);
+        self.at = u64::MAX;
+        self.discard_old(now, out);
+        for key in self.relays.keys().copied().collect::<Vec<_>>() {
+            let Some(relay) = self.relays.get_mut(&key).filter(|relay| relay.up) else { continue };
+            if relay.dirty {
+                if relay.pause.until <= now {
+                    relay.dirty = false;
+                    self.register(key, out);
+                } else {
+                    self.at = self.at.min(relay.pause.until);
+                }
+                self.unregister(key, out);
+            }
+            let Some(relay) = self.relays.get_mut(&key) else { continue };
+            if !relay.listing {
+                if relay.list_at <= now {
+                    relay.listing = true;
+                    out.push(Action::List(key));
+                } else {
+                    self.at = self.at.min(relay.list_at);
+                }
+            }
+            self.delete(now, key, out);
+        }
+        self.fetch(now, out);
+        self.forget_lanes(now, out);
+        out.append(&mut self.pending);
     }
 
     /// When [`Inbox::poll`] has something to do without further input. Asked for after a poll.
     pub fn deadline(&self) -> Option<u64> {
-        None
+        Some(self.at).filter(|at| *at < u64::MAX)
+    }
+
+    fn discard_old(&mut self, now: u64, out: &mut Vec<Action>) {
+        let assembly_for = self.settings.assembly_for;
+        let until = |assembly: &Assembly| assembly.touched.saturating_add(assembly_for);
+        let over = self.parcels.iter().filter(|(_, assembly)| until(assembly) <= now);
+        for (peer, parcel) in over.map(|(key, _)| *key).collect::<Vec<_>>() {
+            out.push(Action::Discard { peer, parcel });
+            self.settle(peer, parcel);
+        }
+        let next = self.parcels.values().map(until).min();
+        self.at = self.at.min(next.unwrap_or(u64::MAX));
+    }
+
+    /// Registers what is missing in the windows of a relay once a quarter is used, in any order over all lanes.
+    fn register(&mut self, relay: RelayKey, out: &mut Vec<Action>) {
+        let Some(state) = self.relays.get(&relay) else { return };
+        let budget = budget(state.max_slots);
+        let uses = |lane: &&mut Lane| lane.gone.is_none() && lane.relays.contains(&relay);
+        let wanted: u64 = self
+            .lanes
+            .values_mut()
+            .filter(uses)
+            .map(|lane| lane.open.iter().copied().map(u64::from).sum::<u64>())
+            .sum();
+        let mut slots = Vec::new();
+        for (peer, lane) in &mut self.lanes {
+            if !uses(&&mut *lane) {
+                continue;
+            }
+            for class in Class::ALL {
+                let open = u64::from(lane.open[usize::from(class.number())]);
+                if open == 0 {
+                    continue;
+                }
+                // More than the relay takes: each lane gets less.
+                let open = if wanted > budget { (open * budget / wanted).max(1) } else { open };
+                let state = lane.windows.entry((relay, class)).or_default();
+                let Window { filled, registered, .. } = state.window;
+                let upto = filled + open + state.rolled;
+                // Less than a quarter is used, and there is no gap.
+                if upto.saturating_sub(registered) < open.div_ceil(4) && state.confirmed.is_empty() {
+                    continue;
+                }
+                let missing = (registered..upto)
+                    .filter(|number| !state.confirmed.contains(number) && !state.asked.contains(number));
+                let missing: Vec<u64> = missing.collect();
+                slots.extend(missing.iter().map(|number| Slot::Of(*peer, Place { relay, class, number: *number })));
+                state.asked.extend(missing);
+            }
+        }
+        let dummies: Vec<Slot> = slots
+            .iter()
+            .filter_map(|slot| match slot {
+                Slot::Of(_, place) => (self.chance.below(DUMMIES) == 0).then_some(Slot::Dummy(place.class)),
+                Slot::Dummy(_) => None,
+            })
+            .collect();
+        slots.extend(dummies);
+        if !slots.is_empty() {
+            self.chance.shuffle(&mut slots);
+            out.push(Action::Register { relay, slots });
+        }
+    }
+
+    /// Unregisters the slots of lanes that are gone.
+    fn unregister(&mut self, relay: RelayKey, out: &mut Vec<Action>) {
+        let mut slots = Vec::new();
+        for (peer, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.gone.is_some()) {
+            for ((_, class), state) in lane.windows.iter_mut().filter(|((of, _), _)| *of == relay) {
+                if state.asked.is_empty() {
+                    state.asked = (state.window.low..state.window.registered).collect();
+                    let place = |number| Place { relay, class: *class, number };
+                    slots.extend(state.asked.iter().map(|number| (*peer, place(*number))));
+                }
+            }
+            lane.windows.retain(|(of, _), state| *of != relay || !state.asked.is_empty());
+        }
+        if !slots.is_empty() {
+            self.chance.shuffle(&mut slots);
+            out.push(Action::Unregister { relay, slots });
+        }
+    }
+
+    fn forget_lanes(&mut self, now: u64, out: &mut Vec<Action>) {
+        let at = &mut self.at;
+        self.lanes.retain(|peer, lane| {
+            let Some(until) = lane.gone else { return true };
+            if lane.windows.is_empty() || until <= now {
+                out.push(Action::Forget(*peer));
+                return false;
+            }
+            *at = until.min(*at);
+            true
+        });
+    }
+
+    fn delete(&mut self, now: u64, relay: RelayKey, out: &mut Vec<Action>) {
+        for ((_, peer, place), held) in self.held.iter_mut().filter(|((of, ..), _)| *of == relay) {
+            if held.progress != Progress::Done {
+                continue;
+            }
+            if held.pause.until > now {
+                self.at = self.at.min(held.pause.until);
+                continue;
+            }
+            held.progress = Progress::Deleting;
+            out.push(Action::Delete { peer: *peer, place: *place });
+        }
+    }
+
+    /// Fetches, within the limits: what is probably a copy of something known last, the smallest first, in order.
+    fn fetch(&mut self, now: u64, out: &mut Vec<Action>) {
+        let mut at_relay: BTreeMap<RelayKey, usize> = BTreeMap::new();
+        let mut in_flight = 0;
+        let mut known = BTreeSet::new();
+        let mut waiting = Vec::new();
+        for ((relay, peer, place), held) in &self.held {
+            match held.progress {
+                Progress::Fetching(until) => {
+                    *at_relay.entry(*relay).or_default() += 1;
+                    if until > now {
+                        in_flight += place.class.octets();
+                        self.at = self.at.min(until);
+                    }
+                    known.insert((*peer, place.class, place.number));
+                }
+                Progress::Filled if self.relays.get(relay).is_some_and(|relay| relay.up) => {
+                    if held.pause.until > now {
+                        self.at = self.at.min(held.pause.until);
+                    } else {
+                        waiting.push((place.class, held.seen, *peer, *place));
+                    }
+                }
+                Progress::Filled => {}
+                _ => _ = known.insert((*peer, place.class, place.number)),
+            }
+        }
+        if waiting.is_empty() {
+            return;
+        }
+        let mut kept: BTreeMap<PublicKey, usize> = BTreeMap::new();
+        for ((peer, _), assembly) in &self.parcels {
+            *kept.entry(*peer).or_default() += assembly.parts.values().sum::<usize>();
+        }
+        waiting.sort_unstable();
+        // The first of several copies makes the others probable copies.
+        let mut copies = Vec::new();
+        waiting.retain(|(class, _, peer, place)| {
+            let first = known.insert((*peer, *class, place.number));
+            if !first {
+                copies.push((*class, *peer, *place));
+            }
+            first
+        });
+        let order = waiting.into_iter().map(|(class, _, peer, place)| (class, peer, place)).chain(copies);
+        for (class, peer, place) in order {
+            let fetches = at_relay.entry(place.relay).or_default();
+            let octets = class.octets();
+            let full = in_flight > 0 && in_flight + octets > self.settings.max_in_flight;
+            let room = kept.get(&peer).copied().unwrap_or(0) + octets <= self.settings.max_assembly;
+            if *fetches >= self.settings.max_fetches || full || !room {
+                continue;
+            }
+            let Some(held) = self.held.get_mut(&(place.relay, peer, place)) else { continue };
+            *fetches += 1;
+            in_flight += octets;
+            let until = now + ANSWER + in_flight as u64 * 1000 / SLOWEST;
+            held.progress = Progress::Fetching(until);
+            self.at = self.at.min(until);
+            out.push(Action::Fetch { peer, place });
+        }
     }
 }
+
+/// How many slots of lanes a relay is given: the rest is for dummies, and for slots that are behind.
+fn budget(max_slots: u64) -> u64 {
+    (max_slots / 10 * 7).max(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,35 +37,31 @@ pub(super) struct Owner {
     /// Whether mail is to go there; else only what is there is fetched.
     pub in_use: bool,
     pub up: bool,
-    /// Octets that lie there, and that may, as it last said.
-    pub room: Option<(u64, u64)>,
-    /// When it was last up, in seconds of the wall clock.
-    pub seen: Option<i64>,
+    /// Since when it is up, or is not; seconds of the wall clock.
+    pub since: Option<i64>,
+    /// What it said against us, or what went wrong last.
+    pub error: Option<String>,
 }
 
 /// A visit to a relay of a contact.
 pub(super) struct Visit {
     pub client: Client,
+    pub up: bool,
     pub slots: HashMap<SlotId, Place>,
 }
 
-/// What is shown of a relay that an account uses.
-#[derive(Debug, Clone)]
-pub struct RelayLine {
-    /// The account.
+/// What is shown of a relay where an account is an owner.
+pub(super) struct RelayLine {
     pub account: String,
-    /// The relay.
     pub relay: Descriptor,
-    /// The contact that offered it; `None`: the operator told us.
-    pub offered_by: Option<PublicKey>,
-    /// Whether mail may wait there.
-    pub in_use: bool,
-    /// Whether a session is up.
-    pub up: bool,
-    /// When it last answered, in seconds of the wall clock.
-    pub seen: Option<i64>,
-    /// Octets that lie there, and that may, as it last said.
-    pub room: Option<(u64, u64)>,
+    /// Whether a contact offered it, or the operator told us.
+    pub offered: bool,
+    /// Whether a session is up; `None` where nobody has tried.
+    pub up: Option<bool>,
+    /// Since when it is, or is not; seconds of the wall clock.
+    pub since: Option<i64>,
+    /// What went wrong last.
+    pub error: Option<String>,
 }
 
 impl Account {
@@ -108,8 +104,8 @@ impl Account {
                     client: None,
                     in_use: false,
                     up: false,
-                    room: None,
-                    seen: row.seen,
+                    since: row.seen,
+                    error: None,
                 });
                 owner.in_use = chosen.contains(&row.key);
             }
@@ -203,6 +199,7 @@ impl Account {
                 log::warn!("{}: relay {short}: {why}", self.name);
                 let Some(owner) = self.owners.get_mut(&relay) else { return };
                 owner.client = None;
+                owner.error = Some(why);
                 if std::mem::take(&mut owner.up) {
                     self.inbox.handle(now, inbox::Input::Down(relay));
                 }
@@ -210,21 +207,24 @@ impl Account {
             ClientEvent::Session(event) => match event {
                 Event::Up(welcome) => {
                     if !welcome.owner {
-                        log::warn!("{}: relay {short} does not know this account as an owner", self.name);
+                        let text = "does not know this account as an owner: ask for an invite";
+                        log::warn!("{}: relay {short} {text}", self.name);
+                        if let Some(owner) = self.owners.get_mut(&relay) {
+                            owner.error = Some(text.into());
+                        }
                         return;
                     }
                     log::info!("{}: relay {short} is up", self.name);
                     self.shared.store.relay_seen(&self.name, relay, seconds);
                     if let Some(owner) = self.owners.get_mut(&relay) {
-                        (owner.up, owner.seen) = (true, Some(seconds));
-                        owner.room = Some((welcome.used, welcome.quota));
+                        (owner.up, owner.since, owner.error) = (true, Some(seconds), None);
                     }
                     self.inbox.handle(now, inbox::Input::Up { relay, max_slots: welcome.max_slots });
                 }
                 Event::Down => {
                     let Some(owner) = self.owners.get_mut(&relay) else { return };
                     if std::mem::take(&mut owner.up) {
-                        owner.seen = Some(seconds);
+                        owner.since = Some(seconds);
                         log::info!("{}: relay {short} is down", self.name);
                         self.inbox.handle(now, inbox::Input::Down(relay));
                     }
@@ -234,6 +234,9 @@ impl Account {
                     self.inbox.handle(now, inbox::Input::Registered { relay, slots });
                 }
                 Event::NotRegistered(ids, code, text) => {
+                    if let Some(owner) = self.owners.get_mut(&relay) {
+                        owner.error = Some(text.clone());
+                    }
                     log::warn!("{}: relay {short} takes no more slots: {text}", self.name);
                     let slots = slots(self, &ids);
                     self.inbox.handle(now, inbox::Input::NotRegistered { relay, slots, code });
@@ -287,14 +290,14 @@ impl Account {
             ..self.opening(descriptor)
         };
         if let Some(client) = self.open(opening, clients) {
-            self.visits.insert((relay, peer), Visit { client, slots: HashMap::new() });
+            self.visits.insert((relay, peer), Visit { client, up: false, slots: HashMap::new() });
         }
     }
 
     /// A relay of a contact has something to tell.
     pub(super) fn on_visit(&mut self, relay: RelayKey, peer: PublicKey, event: ClientEvent) {
         let now = self.now();
-        let Some(visit) = self.visits.get(&(relay, peer)) else { return };
+        let Some(visit) = self.visits.get_mut(&(relay, peer)) else { return };
         let input = match event {
             // Thrown away with the visit.
             ClientEvent::Made(_) => return,
@@ -303,8 +306,14 @@ impl Account {
                 self.visits.remove(&(relay, peer));
                 Some(outbox::Input::Session { relay, peer, up: false })
             }
-            ClientEvent::Session(Event::Up(_)) => Some(outbox::Input::Session { relay, peer, up: true }),
-            ClientEvent::Session(Event::Down) => Some(outbox::Input::Session { relay, peer, up: false }),
+            ClientEvent::Session(Event::Up(_)) => {
+                visit.up = true;
+                Some(outbox::Input::Session { relay, peer, up: true })
+            }
+            ClientEvent::Session(Event::Down) => {
+                visit.up = false;
+                Some(outbox::Input::Session { relay, peer, up: false })
+            }
             ClientEvent::Session(Event::Stored { slot, expiry, .. }) => {
                 let until = expiry.saturating_mul(1000);
                 visit.slots.get(&slot).map(|place| outbox::Input::Stored { peer, place: *place, until })
@@ -328,22 +337,23 @@ impl Account {
     }
 
     /// What is to be shown of the account's relays.
-    pub(super) fn lines(&self, reader: &Reader) -> Vec<RelayLine> {
-        let rows = reader.relays(&self.name).unwrap_or_default();
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) fn lines(&self, reader: &Reader) -> rusqlite::Result<Vec<RelayLine>> {
         let line = |row: RelayRow| {
             let id = ToxId::from_octets(&<[u8; 38]>::try_from(&row.id[..]).ok()?).ok()?;
             let owner = self.owners.get(&row.key);
             Some(RelayLine {
                 account: self.name.clone(),
                 relay: Descriptor { id, key: row.key },
-                offered_by: row.offered_by,
-                in_use: owner.is_some_and(|owner| owner.in_use),
-                up: owner.is_some_and(|owner| owner.up),
-                seen: owner.and_then(|owner| owner.seen).or(row.seen),
-                room: owner.and_then(|owner| owner.room),
+                offered: row.offered_by.is_some(),
+                up: owner.filter(|owner| owner.client.is_some()).map(|owner| owner.up),
+                since: owner.and_then(|owner| owner.since).or(row.seen),
+                error: owner.and_then(|owner| owner.error.clone()),
             })
         };
-        rows.into_iter().filter_map(line).collect()
+        Ok(reader.relays(&self.name)?.into_iter().filter_map(line).collect())
     }
 }
 

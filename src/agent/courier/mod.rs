@@ -9,6 +9,7 @@ mod account;
 mod clients;
 mod incoming;
 mod lanes;
+mod manage;
 mod outgoing;
 
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use account::Account;
-pub use clients::RelayLine;
+pub use manage::Desk;
 
 use super::account as tox_account;
 use super::health::Pulse;
@@ -221,11 +222,6 @@ impl Courier {
             Message::Stop => return false,
         }
         true
-    }
-
-    /// What is to be shown of the relays of each account.
-    pub fn relays(&self) -> Vec<RelayLine> {
-        self.accounts.iter().flat_map(|account| account.lines(&self.reader)).collect()
     }
 
     /// Looks anew at which relays are to be used.

@@ -313,16 +313,6 @@ impl Account {
         visit.client.handle.send(session::Command::Put { slot, octets: blob.into() });
         Ok(())
     }
-
-    /// What a relay says in a visit.
-    pub(super) fn on_deposit_event(
-        &mut self,
-        peer: PublicKey,
-        place: Place,
-        input: impl FnOnce(PublicKey, Place) -> Input,
-    ) {
-        self.outbox.handle(self.now(), input(peer, place));
-    }
 }
 
 /// A range of a parcel's octets.

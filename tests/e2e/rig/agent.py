@@ -10,6 +10,7 @@ from rig.bootstrap import Bootstrap
 from rig.net import free_udp_port
 from rig.netns import inside
 from rig.sandbox import UNPRIVILEGED, Process, RigError, Sandbox, as_user
+from rig.sockets import SocketWatch
 from rig.wait import wait_for
 
 T = TypeVar("T")
@@ -35,8 +36,9 @@ class Agent:
 
     `extra_config` comes last in its configuration: it may go on with the account, or open a section of its own.
     `deliver` is the server that gets its mail in place of the Maildir, for the user `deliver_to`. `settings` are keys
-    of sections, on top of the usual ones or in their place. `ports` are consecutive UDP ports. `netns` is the network
-    namespace it runs in. Changes of `env` take effect at the next start.
+    of sections, on top of the usual ones or in their place (`None`: without the key). `ports` are consecutive UDP
+    ports. `netns` is the network namespace it runs in, `watch` sees what it does with sockets. Changes of `env` take
+    effect at the next start.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Agent:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         ports: Sequence[int] | None = None,
         netns: str | None = None,
+        watch: SocketWatch | None = None,
         start: bool = True,
     ) -> None:
         self.name = name
         self.env: dict[str, str] = {}
         self.log_path = sandbox.log(f"{name}-agent")
         self._netns = netns
+        self._watch = watch
         self._sandbox = sandbox
         self._binaries = binaries
         self._user = user
@@ -108,7 +112,8 @@ class Agent:
             sections[section] = {**sections.get(section, {}), **keys}
         lines = [f"state_dir = {text(str(self.state))}", f"hostname = {text(f'{self.name}.example')}", ""]
         for section, keys in sections.items():
-            lines += [f"[{section}]", *(f"{key} = {text(value)}" for key, value in keys.items()), ""]
+            given = (f"{key} = {text(value)}" for key, value in keys.items() if value is not None)
+            lines += [f"[{section}]", *given, ""]
         self.config.write_text(
             "\n".join(lines)
             + f"""
@@ -132,6 +137,8 @@ senders = {text(self._senders)}
         if self.env:
             # Not for the command around it: libfaketime makes a semaphore for the user it starts as.
             command = ["env", *(f"{name}={value}" for name, value in self.env.items()), *command]
+        if self._watch is not None:
+            command = [*self._watch.command, *command]
         user: str | None = self._user
         if self._netns is not None:
             command, user = inside(self._netns, command, self._user), None
