@@ -14,7 +14,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problems};
 use super::{
     Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, DEFAULT_LMTP_SOCKET, Delivery, DomainKeys,
-    Incoming, Lmtp, Log, Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Relay, Relays, Tox, User, Way, units,
+    Incoming, Lmtp, Log, Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Relay, Relays, Tox, User, Way,
+    units,
 };
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
@@ -469,7 +470,8 @@ impl Checker<'_, '_> {
             }),
         };
         if relay.owner_quota > relay.max_disk {
-            self.problems.add(quota_span, "relay.owner_quota is larger than relay.max_disk: one owner could not have it");
+            self.problems
+                .add(quota_span, "relay.owner_quota is larger than relay.max_disk: one owner could not have it");
         }
         relay
     }

@@ -221,7 +221,7 @@ impl shelf::Shelf for Shelf {
             let many = unsigned(row, 3)?;
             match row.get(1)? {
                 GONE => owner.gone += many,
- state => {
+                state => {
                     owner.slots += many;
                     if state == FILLED {
                         owner.filled += many;
