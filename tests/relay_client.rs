@@ -1,5 +1,7 @@
 //! A client of a relay on real Tox: two instances on the loopback interface, one of which knows the other.
 
+#[path = "support/distort.rs"]
+mod distort;
 #[path = "support/tox_relay.rs"]
 mod tox_relay;
 
@@ -9,7 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tox_relay::{Honest, ToxRelay, options};
+use distort::{Distorting, Mode};
+use tox_relay::{ToxRelay, options};
 use toxmail::agent::relay_client::{ClientEvent, ClientHandle, Opening, open};
 use toxmail::config::BootstrapNode;
 use toxmail::identity::tox_id::PublicKey;
@@ -44,8 +47,9 @@ impl Relay {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
+            let mut layer = Distorting::new(Mode::Honest);
             while !stopped.load(Ordering::Relaxed) {
-                relay.turn(&mut Honest);
+                relay.turn(&mut layer);
             }
         });
         Self { descriptor, node, invite, stop, thread: Some(thread) }

@@ -25,7 +25,7 @@ const HELLO_AGAIN: u64 = 5 * SECOND;
 const HELLO_MAX: u64 = 300 * SECOND;
 /// For how long the relay may say nothing that was waited for, before the session is set up anew.
 const SILENCE: u64 = 60 * SECOND;
-/// In so many sessions a request may meet [`SILENCE`] before it counts as refused.
+/// In so many sessions a request may meet [`SILENCE`] or a broken protocol before it counts as refused.
 const MAX_SILENT: u32 = 3;
 /// So long, over all sessions, a request may be on its way before it counts as refused: 4 MiB at 1.2 KiB a second.
 const MAX_SPENT: u64 = 3600 * SECOND;
@@ -175,7 +175,7 @@ struct Effort {
     since: Option<u64>,
     /// Microseconds in earlier ones.
     spent: u64,
-    /// Sessions in which the relay fell silent over it.
+    /// Sessions in which the relay fell silent over it, or broke the protocol.
     silent: u32,
 }
 
@@ -824,7 +824,7 @@ impl Session {
         self.state = State::Greeting { session, again_at: now + HELLO_AGAIN, wait: HELLO_AGAIN };
     }
 
-    /// Ends a session, if one is up. `silent`: because the relay does not answer.
+    /// Ends a session, if one is up. `silent`: because the relay does not answer, or not by the rules.
     fn leave(&mut self, now: u64, silent: bool, out: &mut Vec<Action>) {
         if !self.is_up() {
             return;
@@ -848,10 +848,11 @@ impl Session {
     /// Cuts off a relay that broke the rules: it is not listened to for a while.
     fn close(&mut self, now: u64, reason: &str, out: &mut Vec<Action>) {
         self.note(now, format!("broke the protocol, session closed: {reason}"), out);
-        self.leave(now, false, out);
+        self.leave(now, true, out);
         let wait = (CLOSED << self.violations.min(16)).min(CLOSED_MAX);
         self.violations = self.violations.saturating_add(1);
         self.state = State::Closed { until: now + wait };
+        self.give_up(now, out);
     }
 
     fn on_welcome(&mut self, now: u64, welcome: Welcome, out: &mut Vec<Action>) {

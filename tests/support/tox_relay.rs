@@ -12,31 +12,12 @@ use toxmail::relay::server::shelf::Shelf;
 use toxmail::relay::server::{Action, Input, Now, Server};
 use toxmail::tox::{Connection, Event, FriendNumber, Options, Tox};
 
+use crate::distort::Layer;
+
 /// Loopback only, by UDP.
 pub fn options() -> Options {
     Options { udp: true, ipv6: false, lan_discovery: false, port_range: (20000, 32000), tcp_relay_port: 0, proxy: None }
 }
-
-/// What comes between the relay and its clients; honest unless it says otherwise.
-pub trait Layer {
-    /// The packets that go out in place of this one of a session.
-    fn outgoing(&mut self, _client: PublicKey, packet: Vec<u8>) -> Vec<Vec<u8>> {
-        vec![packet]
-    }
-
-    /// A session was begun with this client.
-    fn welcomed(&mut self, _client: PublicKey) {}
-
-    /// The packet that the relay sees in place of this one.
-    fn incoming(&mut self, _client: PublicKey, packet: Vec<u8>) -> Vec<u8> {
-        packet
-    }
-}
-
-/// No layer.
-pub struct Honest;
-
-impl Layer for Honest {}
 
 /// The relay.
 pub struct ToxRelay<S> {
