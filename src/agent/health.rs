@@ -114,12 +114,6 @@ impl Watchdog {
             ("the thread `courier`".to_owned(), &self.courier.pulse),
             ("the runtime".to_owned(), &self.runtime),
         ];
-        accounts.chain(others).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
-        let others = [
-            ("the thread `store`".to_owned(), &self.store.1),
-            ("the thread `courier`".to_owned(), &self.courier.pulse),
-            ("the runtime".to_owned(), &self.runtime),
-        ];
         let relay = self.relay.iter().map(|relay| ("the thread `relay`".to_owned(), &relay.pulse));
         accounts.chain(others).chain(relay).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
     }
@@ -164,8 +158,10 @@ mod tests {
         runtime.block_on(async {
             let (handle, _inbox) = Handle::new().expect("handle");
             let (courier, _courier_inbox) = courier::Handle::new();
-            let mut watchdog = Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
-            let mut watchdog = Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
+            let mut watchdog =
+                Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
+            let mut watchdog =
+                Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
             assert_eq!(watchdog.stuck(), None);
             // As if it was that long ago.
             let age = |pulse: &mut Pulse| pulse.since -= patience;
