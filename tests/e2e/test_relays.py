@@ -278,6 +278,15 @@ class RelayKilledTest(RelayCase):
         return not doomed
 
 
+# What nobody but the two ends of a lane may have: tables of the agent's store.
+SECRETS = {
+    "mail key": "SELECT sign, seal FROM lane_out",
+    "lane": "SELECT lane, seed FROM lane_in",
+    "pre-key": "SELECT secret FROM pre_key",
+    "mail id": "SELECT transfer FROM recipient",
+}
+
+
 def search(piles: Iterable[tuple[str, bytes]], needles: dict[str, bytes]) -> list[str]:
     """Which of the needles are in which of the piles, in upper or lower case."""
     lower = {what: needle.lower() for what, needle in needles.items()}
@@ -322,7 +331,7 @@ class WhatARelaySeesTest(RelayCase):
         found: list[str] = []
         files: dict[Relay, dict[str, bytes]] = {relay: {} for relay in captures}
         who = self.needles(people, keys, ids, names)
-        mails: dict[str, bytes] = {}
+        secrets: dict[str, bytes] = {}
         sent: dict[Agent, list[bytes]] = {agent: [] for agent in people}
         left = self.MAILS
         chance = random.Random(SEED)
@@ -340,8 +349,10 @@ class WhatARelaySeesTest(RelayCase):
                 left -= 1
             for queue_id in queue_ids:
                 wait_at_relays(agent, queue_id, 2, PATIENCE)
-            new = {f"mail id {value.hex()}": value for value in self.mail_ids(agent)}
-            mails |= new
+            new = self.secrets(agent)
+            if number < len(people):
+                self.assertGreater(len(new), len(queue_ids), "lanes, keys, and what waits")
+            secrets |= new
             agent.stop()
             found += search((("the memory", piece) for piece in memory(quiet.pid)), who | new)
             for relay, seen in files.items():
@@ -368,7 +379,7 @@ class WhatARelaySeesTest(RelayCase):
             contents[relay] = list(came.contents.values())
             piles = [("what it was told", capture.octets), ("its log", relay.log_path.read_bytes())]
             piles += files[relay].items()
-            found += [f"{relay.name}: {words}" for words in search(piles, who | mails)]
+            found += [f"{relay.name}: {words}" for words in search(piles, who | secrets)]
         self.assertEqual(found, [])
         self.assertIsNone(common_run(*contents.values()))
         # Nor do two contents at one relay have anything in common.
@@ -393,11 +404,16 @@ class WhatARelaySeesTest(RelayCase):
         return needles
 
     @staticmethod
-    def mail_ids(agent: Agent) -> set[bytes]:
-        """The ids of the mails that wait in an agent's queue."""
-        # Read only, while the agent runs: nothing is made there that would be root's.
+    def secrets(agent: Agent) -> dict[str, bytes]:
+        """Of an agent that runs: its contacts' mail keys, its lanes, and the ids of the mails in its queue."""
+        # Read only: nothing is made there that would be root's.
         with closing(sqlite3.connect(f"file:{agent.state}/queue.sqlite?mode=ro", uri=True)) as database:
-            return {row[0] for row in database.execute("SELECT transfer FROM recipient")}
+            return {
+                f"{what} {value.hex()}": value
+                for what, columns in SECRETS.items()
+                for row in database.execute(columns)
+                for value in row
+            }
 
 
 if __name__ == "__main__":
