@@ -349,6 +349,8 @@ class WhatARelaySeesTest(RelayCase):
                 left -= 1
             for queue_id in queue_ids:
                 wait_at_relays(agent, queue_id, 2, PATIENCE)
+            whose = search((("the memory", piece) for piece in memory(agent.pid)), who)
+            self.assertIn(f"{agent.name}'s key in the memory", whose, "the search finds what is there")
             new = self.secrets(agent)
             if number < len(people):
                 self.assertGreater(len(new), len(queue_ids), "lanes, keys, and what waits")

@@ -10,7 +10,7 @@ from typing import Any
 from rig.agent import Agent
 from rig.bootstrap import Bootstrap
 from rig.net import free_udp_ports
-from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
+from rig.sandbox import RigError, Sandbox
 from rig.wait import wait_for
 
 # What a slot may hold, in octets: `lane::keys::Class`.
@@ -106,7 +106,6 @@ def person(
         settings={**SOON, **(settings or {})},
         extra_config="".join(f'{key} = "{value}"\n' for key, value in keys.items()),
         ports=free_udp_ports(PORTS),
-        user=UNPRIVILEGED,
     )
 
 
