@@ -93,7 +93,7 @@ class RelayCase(NetworkCase):
 
 
 class NeverTogetherTest(RelayCase):
-    """Mail for bob may wait at three relays. anna, who writes to him as alice does, has two of them as well."""
+    """Mail for bob may wait at three relays. anna, who writes to him as alice does, has the last two as well."""
 
     relays: ClassVar[list[Relay]]
     alice: ClassVar[Agent]
@@ -108,7 +108,7 @@ class NeverTogetherTest(RelayCase):
         cls.relays = [cls.relay(f"relay{number}") for number in (1, 2, 3)]
         cls.alice, cls.anna, cls.bob = (cls.person(name) for name in ("alice", "anna", "bob"))
         cls.use(cls.bob, cls.relays)
-        cls.use(cls.anna, cls.relays[:2])
+        cls.use(cls.anna, cls.relays[1:])
         befriend(cls.alice, cls.bob)
         befriend(cls.anna, cls.bob)
         for agent in (cls.alice, cls.anna):
@@ -153,10 +153,14 @@ class NeverTogetherTest(RelayCase):
         queue_id, content = self.waits_at_relays(self.anna, 60 * KIB)
         self.start(self.bob)
         self.arrives(self.bob, content)
-        wait_for("receipt at anna's relays", lambda: all(len(r.contents()) == 1 for r in self.relays[:2]), PATIENCE)
+        wait_for("receipt at anna's relays", self.only_annas_relays_hold_something, PATIENCE)
         self.stop(self.bob)
         self.start(self.anna)
         self.assert_all_done(self.anna, queue_id)
+
+    def only_annas_relays_hold_something(self) -> bool:
+        """Whether bob's own relay is empty, and the others have one content each."""
+        return [len(relay.contents()) for relay in self.relays] == [0, 1, 1]
 
     def test_c_a_large_mail(self) -> None:
         queue_id, content = self.waits_at_relays(self.alice, 20 * MIB)
@@ -180,6 +184,30 @@ class NeverTogetherTest(RelayCase):
         for relay in self.relays:
             relay.start()
         self.assert_all_done(self.alice, queue_id)
+
+
+    def test_e_other_relays_are_told_by_relays(self) -> None:
+        """bob changes his relays while anna is away, and is away when she comes."""
+        self.start(self.bob)
+        self.stop(self.alice, self.anna)
+        for relay in self.relays:
+            relay.wait_empty()
+        new = self.relay("relay4")
+        old = self.relays[0]
+        self.bob.ctl("relay", "use", "--remove", old.text)
+        self.use(self.bob, [new])
+        wait_for("word at anna's relays", self.only_annas_relays_hold_something, PATIENCE)
+        self.stop(self.bob)
+        self.start(self.anna)
+        for relay in self.relays:
+            relay.wait_empty(PATIENCE)
+        self.relays[0] = new
+        old.vanish()
+        queue_id, content = self.waits_at_relays(self.anna, 4 * KIB)
+        self.start(self.bob)
+        self.arrives(self.bob, content)
+        self.start(self.anna)
+        self.assert_all_done(self.anna, queue_id)
 
 
 class OfferedTest(RelayCase):

@@ -70,6 +70,11 @@ class Relay(Agent):
         relay_key(text)
         return text
 
+    @property
+    def text(self) -> str:
+        """What it is told by, without an invite."""
+        return self.invite()[: -len(":" + "x" * 26)]
+
     def contents(self) -> list[Path]:
         """The files of slots that are filled, or being filled."""
         folder = self.relay_state / "slots"
