@@ -218,13 +218,13 @@ class Demo:
 
     def _never_together(self) -> None:
         alice, bob = self.alice.agent, self.bob.agent
-        wait_lane(alice, bob, len(self.relays))
+        wait_lane(alice, bob, [relay.relay_key for relay in self.relays])
         require(bob.stop() == 0, "bob's agent ends with status 0")
         say("6: bob's agent is stopped")
         sent = self._compose("never together", "Will you be there when I am not?\n", "<demo.6@alice.example>")
         told = self._send(6, "a mail for bob, who is away,", sent)
         wait_at_relays(alice, queue_id_of(told), len(self.relays))
-        say(f"6: toxctl queue list: {alice.ctl('queue', 'list').strip()}")
+        say(f"6: {next(line.strip() for line in alice.ctl('queue', 'list').splitlines() if 'relays' in line)}")
         sizes = sorted({path.stat().st_size for relay in self.relays for path in relay.contents()})
         require(set(sizes) <= set(CLASSES), f"relays hold contents of a few sizes, not {sizes}")
         require(alice.stop() == 0, "alice's agent ends with status 0")

@@ -1,9 +1,10 @@
 """Agents that are relays for others, and what agents need who use them."""
 
 import base64
-import re
 import shutil
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,6 @@ SOON: dict[str, dict[str, Any]] = {"queue": {"relay_after": "2s", "retry_min": "
 
 # An account is a Tox instance; so is the relay, and each look at a relay.
 PORTS = 24
-
-_TEXT = re.compile(r"toxmail-relay:([a-z2-7]{112})(:[a-z2-7]{26})?")
-
-
-def relay_key(text: str) -> str:
-    """The key of a relay that is told by this text, in hexadecimal."""
-    found = _TEXT.fullmatch(text)
-    if found is None:
-        raise RigError(f"no text of a relay: {text!r}")
-    return base64.b32decode(found.group(1).upper()).hex()[-64:]
 
 
 class Relay(Agent):
@@ -64,16 +55,19 @@ class Relay(Agent):
         """What the relay keeps: its identity, its database, and below `slots` the contents."""
         return self.state / "relay"
 
-    def invite(self, *options: str) -> str:
-        """A text that makes its bearer an owner, once."""
-        text = self.ctl("relay", "invite", *options).strip()
-        relay_key(text)
-        return text
-
     @property
     def text(self) -> str:
-        """What it is told by, without an invite."""
-        return self.invite()[: -len(":" + "x" * 26)]
+        """How it is told to others, without an invite."""
+        return str(self.json("relay", "status")["own"]["text"])
+
+    @property
+    def relay_key(self) -> str:
+        """The key of the relay, in lower case."""
+        return key_of(self.text)
+
+    def invite(self) -> str:
+        """A text that makes its bearer an owner, once."""
+        return str(self.json("relay", "invite")["text"])
 
     def contents(self) -> list[Path]:
         """The files of slots that are filled, or being filled."""
@@ -114,28 +108,56 @@ def person(
     )
 
 
-def relays_of(agent: Agent, other: Agent) -> int:
-    """At how many relays the agent may leave mail for the other one."""
-    contact = agent.contact(other.key)
-    return int(contact.get("relays") or 0) if contact is not None else 0
+def key_of(text: str) -> str:
+    """The key of the relay that is told by this text, in lower case: the last 32 of its 70 octets."""
+    octets = base64.b32decode(text.split(":")[1].upper())
+    return octets[-32:].hex()
 
 
-def wait_lane(agent: Agent, other: Agent, relays: int, timeout: float = 120.0) -> None:
-    """Wait until the agent may leave mail for the other one at so many relays."""
-    wait_for(
-        f"lane from {agent.name} to {other.name} by {relays} relays",
-        lambda: relays_of(agent, other) == relays,
-        timeout,
-        interval=0.1,
-    )
+def relays_used(agent: Agent) -> dict[str, dict[str, Any]]:
+    """The relays that an agent uses, by their keys."""
+    return {str(used["key"]): used for used in agent.json("relay", "status")["used"]}
 
 
-def at_relays(agent: Agent, queue_id: str) -> int | None:
-    """At how many relays the agent says this mail is for each of its recipients; None when it is gone."""
+def wait_owner(agent: Agent, relays: Iterable[str], timeout: float = 120.0) -> None:
+    """Wait until mail for the agent can be left at the relays with these keys."""
+    wanted = set(relays)
+
+    def probe() -> bool:
+        agent.require_alive()
+        return wanted <= {key for key, used in relays_used(agent).items() if used["slots"] > 0}
+
+    wait_for(f"slots of {agent.name} at {len(wanted)} relays", probe, timeout, interval=0.1)
+
+
+def wait_lane(agent: Agent, other: Agent, relays: Iterable[str], timeout: float = 120.0) -> None:
+    """Wait until the agent knows that it may leave mail for the other one at all of these relays."""
+    wanted = {bytes.fromhex(key) for key in relays}
+    wait_owner(other, relays, timeout)
+    peer = bytes.fromhex(other.key)
+
+    def probe() -> bool:
+        agent.require_alive()
+        with closing(store(agent)) as tables:
+            offers = tables.execute("SELECT offer FROM lane_out WHERE peer = ?", [peer]).fetchall()
+        return any(all(key in offer for key in wanted) for (offer,) in offers)
+
+    wait_for(f"lane from {agent.name} to {other.name} by {len(wanted)} relays", probe, timeout, interval=0.1)
+
+
+def store(agent: Agent) -> sqlite3.Connection:
+    """The store of an agent that runs, to be read."""
+    agent.require_alive()  # else SQLite would make files that are root's
+    return sqlite3.connect(f"file:{agent.state}/queue.sqlite?mode=ro", uri=True)
+
+
+def at_relays(agent: Agent, queue_id: str) -> int:
+    """At how many relays the agent says this mail is, for the recipient for whom it is at the fewest."""
     for mail in agent.json("queue", "list"):
         if mail["queue_id"] == queue_id:
-            return min(int(recipient.get("relays") or 0) for recipient in mail["recipients"])
-    return None
+            places = [recipient["at_relays"] for recipient in mail["recipients"]]
+            return min(int(place["relays"]) if place else 0 for place in places)
+    raise RigError(f"{agent.name}: {queue_id} is not in the queue")
 
 
 def wait_at_relays(agent: Agent, queue_id: str, relays: int, timeout: float = 180.0) -> None:
@@ -143,6 +165,6 @@ def wait_at_relays(agent: Agent, queue_id: str, relays: int, timeout: float = 18
 
     def probe() -> bool:
         agent.require_alive()
-        return (at_relays(agent, queue_id) or 0) >= relays
+        return at_relays(agent, queue_id) >= relays
 
     wait_for(f"{queue_id} of {agent.name} at {relays} relays", probe, timeout, interval=0.1)
