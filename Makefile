@@ -38,7 +38,7 @@ test-rust: deps-build deps-test
 	$(CARGO) test --locked
 
 test-e2e: deps-demo deps-test deps-deb build
-	$(CARGO) build --locked --release --example tox3_server
+	$(CARGO) build --locked --release --example tox3_server --example bad_relay
 	TOXMAIL_BIN=$(abspath $(BIN)) $(PYTHON) -m unittest discover -s $(E2E)
 	$(PYTHON) $(E2E)/demo.py --bin $(BIN)
 

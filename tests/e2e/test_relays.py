@@ -7,6 +7,7 @@ TOXMAIL_RELAY_KILLS is how many relays are killed while they store, TOXMAIL_RELA
 
 import os
 import random
+import re
 import unittest
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -17,10 +18,10 @@ from typing import Any, ClassVar
 from rig.agent import Agent, befriend, queue_id_of
 from rig.capture import Capture, common_run, deposits, memory
 from rig.mail import compare, find_in_maildir, header
-from rig.relay import CLASSES, Relay, at_relays, person, store, wait_at_relays, wait_lane
+from rig.relay import CLASSES, BadRelay, Relay, person, store, wait_at_relays, wait_lane
 from rig.sandbox import UNPRIVILEGED
 from rig.wait import wait_for
-from test_agent import KIB, MIB, NetworkCase, at_once, mail, random_body, stored
+from test_agent import BIN, KIB, MIB, NetworkCase, at_once, mail, random_body, stored
 
 KILLS = int(os.environ.get("TOXMAIL_RELAY_KILLS", "12"))
 SEED = int(os.environ.get("TOXMAIL_RELAY_SEED", random.randrange(1 << 32)))
@@ -45,7 +46,7 @@ class RelayCase(NetworkCase):
         return person(cls.box, name, binaries=cls.binaries, bootstrap=cls.bootstrap, **options)
 
     @staticmethod
-    def use(agent: Agent, relays: Iterable[Relay]) -> None:
+    def use(agent: Agent, relays: Iterable[Relay | BadRelay]) -> None:
         """Let mail for the agent wait at these relays."""
         for relay in relays:
             agent.ctl("relay", "use", relay.invite())
@@ -245,6 +246,111 @@ class OfferedTest(RelayCase):
             if path.is_file():
                 self.assertNotIn(bytes.fromhex(self.carol.key), path.read_bytes(), path)
         self.assertNotIn(self.carol.key.lower(), self.alice.log.lower())
+
+
+class BadRelaysCase(RelayCase):
+    """People each of whom has two bad relays or one, and good ones; alice writes to all while they are away."""
+
+    alice: ClassVar[Agent]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.alice = cls.person("alice")
+
+    @classmethod
+    def bad(cls, mode: str) -> BadRelay:
+        """A relay that does as its mode says."""
+        return BadRelay(cls.box, mode, source=BIN, bootstrap=cls.bootstrap)
+
+    @classmethod
+    def meet(cls, name: str, relays: Sequence[Relay | BadRelay], honest: Sequence[Relay | BadRelay]) -> Agent:
+        """A contact of alice's with these relays; the honest ones take mail for him now."""
+        agent = cls.person(name)
+        cls.use(agent, relays)
+        befriend(cls.alice, agent)
+        wait_lane(cls.alice, agent, [relay.relay_key for relay in honest], PATIENCE)
+        return agent
+
+    def wait_all_at(self, relay: Relay, mails: int) -> None:
+        """Wait until so many mails, each in a slot of its own, are at the relay."""
+        wait_for(f"{mails} mails at {relay.name}", lambda: len(relay.contents()) >= mails, PATIENCE)
+        wait_for("end of the deposits", lambda: relay.json("relay", "status")["own"]["filled"] >= mails, PATIENCE)
+
+    def check_arrival(self, sent: dict[Agent, list[tuple[str, bytes]]], relays: Iterable[Relay]) -> None:
+        """What is at relays arrives without alice, once, and she hears of it, once, and not before."""
+        self.assertNotIn("status=sent", self.alice.log)
+        self.alice.stop()
+        self.start(*sent)
+        for agent, mails in sent.items():
+            for _, content in mails:
+                self.arrives(agent, content)
+        self.alice.start()
+        self.assert_nothing_waits(self.alice)
+        for relay in relays:
+            relay.wait_empty(PATIENCE)
+        for agent, mails in sent.items():
+            self.assert_once(agent, [content for _, content in mails])
+            for queue_id, _ in mails:
+                fates = re.findall(rf"{queue_id}: to=.*status=(sent|bounced|expired)", self.alice.log)
+                self.assertEqual(fates, ["sent"], queue_id)
+        for agent in (self.alice, *sent):
+            agent.require_alive()
+            self.assertNotIn("panicked", agent.log)
+
+
+class OneOfThreeTest(BadRelaysCase):
+    """Of three relays one or two are gone for good, lie (what they accept they drop), or are full."""
+
+    def test_mail_arrives_by_what_is_left(self) -> None:
+        good, other, dead, full = (self.relay(name) for name in ("good", "other", "dead", "full"))
+        lying = self.bad("drop")
+        cases: dict[str, tuple[list[Relay | BadRelay], int]] = {
+            # And at how many relays the mail is, as alice sees it: two of three are enough.
+            "bob": ([good, other, dead], 2),
+            "carol": ([good, other, full], 2),
+            "dave": ([good, other, lying], 3),
+            "erin": ([good, dead, lying], 2),
+            "frank": ([good, dead, full], 0),
+            "gina": ([good, lying, full], 2),
+        }
+        invite, full.invite = full.invite, lambda: invite("--quota", "1 KiB")  # type: ignore[method-assign]
+        people = {name: self.meet(name, relays, relays) for name, (relays, _) in cases.items()}
+        self.stop(*people.values())
+        dead.vanish()
+        sent = {agent: [self.send(self.alice, agent, 4 * KIB)] for agent in people.values()}
+        self.wait_all_at(good, len(people))
+        for name, agent in people.items():
+            wait_at_relays(self.alice, sent[agent][0][0], cases[name][1], PATIENCE)
+        self.assertEqual(full.contents(), [])
+        self.check_arrival(sent, [good, other])
+
+
+class MaliciousRelayTest(BadRelaysCase):
+    """Every way in which `bad_relay` misbehaves, two for each person, beside one relay that does not."""
+
+    PAIRS = (
+        ("swap", "silent"),
+        ("truncate", "reorder"),
+        ("corrupt", "replay"),
+        ("forge", "flood"),
+        ("lie", "slow"),
+        ("foreign", "drop"),
+    )
+
+    def test_a_relay_loses_nothing_but_its_own_copy(self) -> None:
+        good = self.relay("good")
+        bad = {mode: self.bad(mode) for pair in self.PAIRS for mode in pair}
+        people = {pair: self.meet("-".join(pair), [good, *(bad[mode] for mode in pair)], [good]) for pair in self.PAIRS}
+        for pair, agent in people.items():
+            for mode in pair:
+                wait_for(f"a session with {mode}", lambda m=mode, a=agent: bad[m].relay_key[:16] in a.log, PATIENCE)
+        self.stop(*people.values())
+        sent = {agent: [self.send(self.alice, agent, 4 * KIB) for _ in range(2)] for agent in people.values()}
+        self.wait_all_at(good, 2 * len(people))
+        self.check_arrival(sent, [good])
+        for relay in bad.values():
+            relay.process.require_alive()
 
 
 class RelayKilledTest(RelayCase):

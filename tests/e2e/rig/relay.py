@@ -11,7 +11,7 @@ from typing import Any
 from rig.agent import Agent
 from rig.bootstrap import Bootstrap
 from rig.net import free_udp_ports
-from rig.sandbox import RigError, Sandbox
+from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
 from rig.wait import wait_for
 
 # What a slot may hold, in octets: `lane::keys::Class`.
@@ -65,9 +65,9 @@ class Relay(Agent):
         """The key of the relay, in lower case."""
         return key_of(self.text)
 
-    def invite(self) -> str:
+    def invite(self, *options: str) -> str:
         """A text that makes its bearer an owner, once."""
-        return str(self.json("relay", "invite")["text"])
+        return str(self.json("relay", "invite", *options)["text"])
 
     def contents(self) -> list[Path]:
         """The files of slots that are filled, or being filled."""
@@ -82,6 +82,38 @@ class Relay(Agent):
         """For good: kill -9, and all that it kept is gone."""
         self.kill()
         shutil.rmtree(self.state)
+
+
+class BadRelay:
+    """`bad_relay` of `tests/support`, which keeps to the protocol but for what its mode says."""
+
+    def __init__(self, sandbox: Sandbox, mode: str, *, source: Path, bootstrap: Bootstrap) -> None:
+        program = sandbox.dir("bin") / "bad_relay"
+        if not program.exists():
+            shutil.copy(source / "examples" / "bad_relay", program)
+            program.chmod(0o755)
+        self.name = f"{mode}-relay"
+        self._invites = 0
+        node = f"{bootstrap.host}:{bootstrap.port}:{bootstrap.key}"
+        self.process = sandbox.start(self.name, [program, mode, node], user=UNPRIVILEGED, talk=True)
+        self.process.wait_ready("text", lambda: len(self._texts()) > 0)
+
+    @property
+    def relay_key(self) -> str:
+        """The key of the relay, in lower case."""
+        return key_of(self._texts()[0])
+
+    def invite(self) -> str:
+        """A text that makes its bearer an owner, once."""
+        self._invites += 1
+        if self._invites > len(self._texts()):
+            self.process.tell("another")
+            self.process.wait_ready("invite", lambda: len(self._texts()) >= self._invites)
+        return self._texts()[self._invites - 1]
+
+    def _texts(self) -> list[str]:
+        lines = self.process.log.read_text(errors="replace").splitlines(keepends=True)
+        return [line.rstrip("\n") for line in lines if line.startswith("toxmail-relay:") and line.endswith("\n")]
 
 
 def person(
