@@ -25,7 +25,10 @@ PORTS = 24
 
 
 class Relay(Agent):
-    """An agent whose relay is there for others; `relay` are further keys of its section of the configuration."""
+    """An agent whose relay is there for others.
+
+    `relay` are further keys of its section of the configuration; `quota` is what each owner may have there.
+    """
 
     def __init__(
         self,
@@ -35,9 +38,11 @@ class Relay(Agent):
         binaries: Path,
         bootstrap: Bootstrap,
         relay: Mapping[str, Any] | None = None,
+        quota: str | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
+        self._quota = quota
         options.setdefault("addresses", [f"{name}@relay.example"])
         options.setdefault("senders", [f"{name}@{name}.example"])
         options.setdefault("ports", free_udp_ports(2))
@@ -65,9 +70,10 @@ class Relay(Agent):
         """The key of the relay, in lower case."""
         return key_of(self.text)
 
-    def invite(self, *options: str) -> str:
+    def invite(self) -> str:
         """A text that makes its bearer an owner, once."""
-        return str(self.json("relay", "invite", *options)["text"])
+        quota = ["--quota", self._quota] if self._quota is not None else []
+        return str(self.json("relay", "invite", *quota)["text"])
 
     def contents(self) -> list[Path]:
         """The files of slots that are filled, or being filled."""
