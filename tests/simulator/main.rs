@@ -7,6 +7,7 @@
 
 mod disk;
 mod random;
+mod relays;
 mod world;
 
 use random::Random;
