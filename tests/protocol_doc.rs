@@ -387,7 +387,7 @@ fn the_constants_and_codes_of_relays_are_those_of_the_code() {
     assert_eq!(number("most slots"), OWNER_SLOTS.to_string());
     for code in 1..=7 {
         let name = format!("{:?}", Code::from_number(code)).to_lowercase();
-        assert_eq!(number(&code.to_string()), name);
+        assert!(DOC.contains(&format!("\n| {code} | {name} | ")), "no row for {code}, {name}");
     }
     assert_eq!(Code::from_number(8), Code::Busy);
 }
