@@ -605,7 +605,7 @@ fn the_own_relay_and_those_in_use_are_shown() {
     let (with, without) = (agent(RELAYED), agent(0));
     assert!(
         with.good(&["status"]).ends_with(
-            "relay: udp, 3 owners of 100, 1 of 1230 slots filled, 3.0 MiB of 1.0 GiB\n\
+            "relay: udp, 3 owners, 1 of 1230 slots filled, 3.0 MiB of 1.0 GiB\n\
              alice: relay abababababababab: reachable since 2h1m ago\n\
              alice: relay cdcdcdcdcdcdcdcd: NOT REACHABLE since 2h1m ago (no\\u{1b} answer), 3 mails there\n\
              alice: relay efefefefefefefef: not tried yet\n"
@@ -621,7 +621,7 @@ fn the_own_relay_and_those_in_use_are_shown() {
            relay    toxmail-relay:own\n  \
            network  udp\n  \
            for      whoever has an invite (toxctl relay invite); contacts are told of it\n  \
-           owners   3 of 100\n  \
+           owners   3\n  \
            slots    1230, 1 filled\n  \
            disk     3.0 MiB of 1.0 GiB\n\
          \n\
@@ -667,6 +667,41 @@ fn owners_are_invited_listed_and_removed() {
     assert_eq!(agent.asked(), "invite None; invite Some(2147483648); remove-owner ABCD");
     let none = self::agent(0).run(&["relay", "owners"]);
     assert_eq!(told(&none), (Some(1), "toxctl: this agent is no relay\n".into()));
+}
+
+#[test]
+fn contacts_are_told_of_the_relay_by_the_configuration() {
+    use std::os::unix::fs::PermissionsExt;
+    let agent = agent(RELAYED);
+    let file = agent.folder.path().join("c.toml");
+    let path = file.to_str().expect("UTF-8");
+    let (none, contacts) = ("offer = \"none\"", "offer = \"contacts\"");
+    let text = format!("[relay] # mine\nenabled = true\n{none} # for now\n[[account]]\nname = 'a'\nmaildir = '/m'\n");
+    std::fs::write(&file, &text).expect("write");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).expect("chmod");
+    let shown = format!("{path}: {contacts} in [relay]\nchanged: log.level\nneeds a restart: state_dir\n");
+    assert_eq!(agent.good(&["relay", "offer", "contacts", "--config", path]), shown);
+    assert_eq!(agent.asked(), "reload", "the agent reads it again");
+    let written = std::fs::read_to_string(&file).expect("read");
+    assert_eq!(written, text.replace(&format!("{none} #"), &format!("{contacts}  #")));
+    assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o640);
+    let again = agent.json(&["relay", "offer", "none", "--config", path]);
+    assert_eq!((&again["offer"], &again["reloaded"]["applied"][0]), (&"none".into(), &"log.level".into()));
+
+    // What is not understood is not changed.
+    let odd = "relay = { enabled = true }\n[[account]]\nname = 'a'\nmaildir = '/m'\n";
+    std::fs::write(&file, odd).expect("write");
+    let (status, text) = told(&agent.run(&["relay", "offer", "contacts", "--config", path]));
+    assert!(status == Some(1) && text.contains("by hand: write offer = \"contacts\" into [relay]"), "{text}");
+    assert_eq!(std::fs::read_to_string(&file).expect("read"), odd);
+
+    // An agent that does not run is no error; that it is no relay is said.
+    std::fs::write(&file, "[[account]]\nname = 'a'\nmaildir = '/m'\n").expect("write");
+    let nobody = agent.folder.path().join("none");
+    let offer = toxctl(&nobody, &["relay", "offer", "contacts", "--config", path]).output().expect("toxctl runs");
+    let (status, text) = told_all(&offer);
+    assert!(status == Some(0) && text.contains("no relay yet") && text.contains("when it starts"), "{text}");
+    assert_eq!(told(&agent.run(&["relay", "offer", "everybody"])).0, Some(64));
 }
 
 #[test]

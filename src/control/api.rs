@@ -443,7 +443,7 @@ pub struct OwnRelay {
     pub offered: bool,
     /// How many owners it has.
     pub owners: u64,
-    /// How many it may have.
+    /// How many it may have while it is open.
     pub max_owners: u64,
     /// How many slots are registered.
     pub slots: u64,

@@ -8,6 +8,7 @@
 mod backup;
 mod check;
 mod names;
+mod offer;
 mod relay;
 mod setup;
 mod show;

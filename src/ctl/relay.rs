@@ -1,12 +1,14 @@
 //! `toxctl relay`: the relay that the agent is for others, and those its accounts use.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::offer::{self, Whom};
 use super::show::{clean, plural, size, span, table};
 use super::{Cli, Fail, now, print, say};
-use crate::config::units;
+use crate::config::{DEFAULT_PATH, units};
 use crate::control::api::{Connection, Invited, NewInvite, OwnRelay, Owner, RelayPurpose, Relays, UseRelay, UsedRelay};
 use crate::control::client::Client;
 
@@ -26,6 +28,14 @@ pub(super) enum RelayCommand {
     RemoveOwner {
         /// His key, as `toxctl relay owners` shows it
         key: String,
+    },
+    /// Tell contacts of this relay, or nobody, by relay.offer of the configuration, which is changed and read again
+    Offer {
+        /// Who is told
+        whom: Whom,
+        /// The agent's configuration
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+        config: PathBuf,
     },
     /// Have mail for an account wait at a relay while it is offline
     Use {
@@ -58,6 +68,7 @@ pub(super) fn run(command: &RelayCommand, cli: &Cli, client: &Client, out: &mut 
             client.remove_owner(key)?;
             say(cli, out, "removed", key)?;
         }
+        RelayCommand::Offer { whom, config } => offer::offer(*whom, config, cli, client, out)?,
         RelayCommand::Use { relay, remove: true } => {
             client.forget_relay(account, relay)?;
             say(cli, out, "removed", relay)?;
@@ -99,13 +110,12 @@ fn network(connection: Connection) -> &'static str {
 }
 
 fn counts(own: &OwnRelay) -> String {
-    format!(
-        "{} of {}, {} of {} filled",
-        plural(own.owners, "owner"),
-        own.max_owners,
-        own.filled,
-        plural(own.slots, "slot")
-    )
+    format!("{}{}, {} of {} filled", plural(own.owners, "owner"), most(own), own.filled, plural(own.slots, "slot"))
+}
+
+/// How many owners it may have; one that is not open may have as many as it invites.
+fn most(own: &OwnRelay) -> String {
+    if own.open { format!(" of {}", own.max_owners) } else { String::new() }
 }
 
 fn room(own: &OwnRelay) -> String {
@@ -134,7 +144,7 @@ fn overview(out: &mut dyn Write, relays: &Relays, now: i64) -> io::Result<()> {
             writeln!(out, "  relay    {}", clean(&own.text))?;
             writeln!(out, "  network  {}", network(own.connection))?;
             writeln!(out, "  for      {who}; {told}")?;
-            writeln!(out, "  owners   {} of {}", own.owners, own.max_owners)?;
+            writeln!(out, "  owners   {}{}", own.owners, most(own))?;
             writeln!(out, "  slots    {}, {} filled", own.slots, own.filled)?;
             writeln!(out, "  disk     {}", room(own))?;
             if let Some(error) = &own.error {
