@@ -148,7 +148,7 @@ impl World {
     }
 
     fn command(&mut self, guest: usize, command: Command) {
-        self.input(guest, Input::Command(command));
+        self.input(guest, Input::Command(Box::new(command)));
     }
 
     /// Asks to be let in, and is online if that is granted.
