@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::account::Handle;
 use super::courier;
+use super::relay_role::RelayHandle;
 use crate::store::Store;
 use crate::telemetry::notify;
 
@@ -47,6 +48,7 @@ pub struct Watchdog {
     accounts: Vec<(String, Handle)>,
     store: (Store, Pulse),
     courier: courier::Handle,
+    relay: Option<Arc<RelayHandle>>,
     runtime: Pulse,
     /// Who was silent at the last look.
     stuck: Option<String>,
@@ -54,7 +56,13 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// One that must be heard within each `patience`. Each part may take half of that to answer.
-    pub fn new(patience: Duration, accounts: Vec<(String, Handle)>, store: Store, courier: courier::Handle) -> Self {
+    pub fn new(
+        patience: Duration,
+        accounts: Vec<(String, Handle)>,
+        store: Store,
+        courier: courier::Handle,
+        relay: Option<Arc<RelayHandle>>,
+    ) -> Self {
         let mut ticks = tokio::time::interval(patience / 4);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
@@ -63,6 +71,7 @@ impl Watchdog {
             accounts,
             store: (store, Pulse::default()),
             courier,
+            relay,
             runtime: Pulse::default(),
             stuck: None,
         }
@@ -88,6 +97,9 @@ impl Watchdog {
             handle.wake();
         }
         self.courier.wake();
+        if let Some(relay) = &self.relay {
+            relay.wake();
+        }
         let (store, pulse) = (&self.store.0, self.store.1.clone());
         store.ping(move || pulse.beat());
         let pulse = self.runtime.clone();
@@ -102,7 +114,8 @@ impl Watchdog {
             ("the thread `courier`".to_owned(), &self.courier.pulse),
             ("the runtime".to_owned(), &self.runtime),
         ];
-        accounts.chain(others).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
+        let relay = self.relay.iter().map(|relay| ("the thread `relay`".to_owned(), &relay.pulse));
+        accounts.chain(others).chain(relay).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
     }
 }
 
@@ -145,7 +158,10 @@ mod tests {
         runtime.block_on(async {
             let (handle, _inbox) = Handle::new().expect("handle");
             let (courier, _courier_inbox) = courier::Handle::new();
-            let mut watchdog = Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier);
+            let mut watchdog =
+                Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
+            let mut watchdog =
+                Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
             assert_eq!(watchdog.stuck(), None);
             // As if it was that long ago.
             let age = |pulse: &mut Pulse| pulse.since -= patience;

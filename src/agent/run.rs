@@ -26,7 +26,7 @@ use super::health::{self, Watchdog};
 use super::manage::Manager;
 use super::names::{Names, Settings};
 use super::probe::Probes;
-use super::relay_role::RelayHandle;
+use super::relay_role::{self, RelayHandle};
 use super::reload::{Live, Reloader};
 use super::submission::Queueing;
 use crate::backup::place::{self, Recovered};
@@ -368,7 +368,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     let pool = Arc::new(pool);
     let _ = pool_slot.set(pool.clone());
 
-    let relay = relay_role(config, &clock)?.map(Arc::new);
+    let relay = relay(config, &clock)?;
     let (courier, courier_inbox) = courier::Handle::new();
     let (asked, requests) = tokio::sync::mpsc::channel(MAX_ASKED);
     let shared = Shared {
@@ -417,6 +417,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         !store_thread.is_finished()
             && !courier_thread.is_finished()
             && !threads.iter().any(std::thread::JoinHandle::is_finished)
+            && !relay.as_ref().is_some_and(|relay| relay.is_finished())
     };
     let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, desk, &alive);
 
@@ -442,10 +443,15 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     served
 }
 
-/// The relay that this agent is for others, if it is one.
-fn relay_role(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Option<RelayHandle>> {
-    let _ = (config, clock);
-    Ok(None)
+/// Starts the relay that this agent is for others, if it is one.
+fn relay(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Option<Arc<RelayHandle>>> {
+    if !config.relay.enabled {
+        return Ok(None);
+    }
+    let (relay, tox) = (config.relay.clone(), &config.tox);
+    let (options, nodes) = (tox_options(tox), tox.bootstrap.clone());
+    let handle = relay_role::start(relay, &options, nodes, tox.resolves(), &config.state_dir, clock.clone())?;
+    Ok(Some(Arc::new(handle)))
 }
 
 #[allow(clippy::too_many_arguments, reason = "called once")]
@@ -463,7 +469,7 @@ fn serve(
 ) -> anyhow::Result<()> {
     let Contacts { store, directory, handles, clock } = &names.contacts;
     let config = live.get();
-    let courier = desk.courier.clone();
+    let (courier, own_relay) = (desk.courier.clone(), desk.relay.clone());
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
     let probes = Arc::new(Probes::default());
     let queueing = Queueing {
@@ -480,6 +486,7 @@ fn serve(
         path: path.to_owned(),
         live: live.clone(),
         names: names.clone(),
+        relay: desk.relay.clone(),
         limits,
         turn: std::sync::Mutex::default(),
     });
@@ -523,7 +530,7 @@ fn serve(
         let mut shown = String::new();
         let mut watchdog = notify::watchdog().map(|patience| {
             let threads = config.accounts.iter().map(|account| account.name.clone()).zip(handles.clone());
-            Watchdog::new(patience, threads.collect(), store.clone(), courier.clone())
+            Watchdog::new(patience, threads.collect(), store.clone(), courier.clone(), own_relay.clone())
         });
         log::info!("ready");
         notify::ready();

@@ -212,6 +212,8 @@ maildir = "/m/carol"
             ("", "[queue]\nretry_max = \"2h\"", "queue.retry_max"),
             ("", "[queue]\nrelay_after = \"5m\"", "queue.relay_after"),
             ("", "[delivery]\nmin_free = 0", "delivery.min_free"),
+            ("", "[relay]\nopen = true", "relay.open"),
+            ("", "[relay]\nretention = \"1d\"", "relay.retention"),
             ("", "[names]\nunsigned = \"tofu\"", "names.unsigned"),
             ("", "[names]\nincoming = \"all\"", "names.incoming"),
             ("alice@example.org", "a@example.org", "account `alice`: addresses"),
@@ -242,6 +244,7 @@ maildir = "/m/carol"
                 "account `carol`: the way of its mail",
             ),
             ("", "[queue]\nnotices = \"smtp:h:25\"", "queue.notices"),
+            ("", "[relay]\nenabled = true", "relay.enabled"),
             ("\"/m/work\"", "\"/m/w\"", "account `alice`: the way of mailbox `work`"),
             ("", "", ""),
         ] {

@@ -89,6 +89,32 @@ fn every_value_is_read() {
 }
 
 #[test]
+fn a_relay_is_one_only_when_it_is_told_to() {
+    let relay = try_parse(ACCOUNT).expect("a configuration").relay;
+    assert!(!relay.enabled && !relay.open && !relay.offer);
+    assert_eq!((relay.max_disk, relay.owner_quota, relay.max_owners), (1 << 30, 100 << 20, 100));
+    assert_eq!(relay.retention, Duration::from_secs(30 * 86_400));
+    let all = "[relay]\nenabled = true\nopen = true\noffer = 'contacts'\nmax_disk = '4 GiB'\n\
+               owner_quota = '4 GiB'\nmax_owners = 1\nretention = '1h'\n";
+    let relay = try_parse(&format!("{all}{ACCOUNT}")).expect("a configuration").relay;
+    assert!(relay.enabled && relay.open && relay.offer);
+    assert_eq!((relay.max_disk, relay.owner_quota, relay.max_owners), (4 << 30, 4 << 30, 1));
+    assert_eq!(relay.retention, Duration::from_secs(3600));
+    for (wrong, expected) in [
+        ("offer = 'all'", "2: relay.offer is \"contacts\" or \"none\""),
+        ("max_disk = '1 MiB'", "2: relay.max_disk"),
+        ("owner_quota = '2 GiB'", "2: relay.owner_quota is larger than relay.max_disk"),
+        ("max_disk = '50 MiB'", "2: relay.owner_quota is larger than relay.max_disk"),
+        ("max_owners = 0", "2: relay.max_owners"),
+        ("retention = '59m'", "2: relay.retention: 59m is not from 1h"),
+        ("retntion = '1d'", "unknown key `retntion` in [relay]; did you mean `retention`?"),
+    ] {
+        let told = try_parse(&format!("[relay]\n{wrong}\n{ACCOUNT}")).expect_err(wrong).to_string();
+        assert!(told.contains(expected), "{wrong}: {told}");
+    }
+}
+
+#[test]
 fn names_are_looked_up_unless_that_would_go_past_a_proxy() {
     let names = try_parse(ACCOUNT).expect("a configuration").names;
     assert_eq!((names.lookup, names.incoming, names.policy), (true, Incoming::Ask, Policy::default()));

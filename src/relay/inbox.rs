@@ -268,6 +268,8 @@ struct Numbers {
     gone: BTreeSet<u64>,
     /// How many are kept open beyond those that the lane says.
     rolled: u64,
+    /// Whether it was there when a list came.
+    listed: bool,
 }
 
 struct Lane {
@@ -458,7 +460,7 @@ impl Inbox {
         }
         let lane = self.lanes.entry(peer).or_insert_with(|| {
             let known = |(at, window): ((RelayKey, Class), Window)| {
-                (at, Numbers { window, recorded: window, ..Numbers::default() })
+                (at, Numbers { window, recorded: window, listed: true, ..Numbers::default() })
             };
             let windows = windows.into_iter().map(known).collect();
             Lane { relays: Vec::new(), open, windows, gone: None }
@@ -573,7 +575,8 @@ impl Inbox {
             let Some(lane) = self.lanes.get_mut(&peer) else { continue };
             let open = u64::from(lane.open[usize::from(class.number())]);
             let Some(window) = lane.windows.get_mut(&(relay, class)) else { continue };
-            if rolls && used < budget && window.window.filled < window.window.registered {
+            let listed = std::mem::replace(&mut window.listed, true);
+            if rolls && listed && used < budget && window.window.filled < window.window.registered {
                 window.rolled += open.div_ceil(4);
             }
             self.give_up(peer, relay, class);
@@ -605,6 +608,7 @@ impl Inbox {
         }
         state.window.low = upto;
         state.window.filled = filled.max(upto);
+        state.rolled = state.rolled.saturating_sub(state.window.filled - filled);
         let gone = state.gone.split_off(&upto);
         let gone = std::mem::replace(&mut state.gone, gone);
         let slots = (low..upto).filter(|number| !gone.contains(number)).map(|number| (peer, place(number)));

@@ -826,6 +826,7 @@ impl Work<'_> {
         let mut peer = self.outbox.peers.remove(&key).unwrap_or_default();
         let mut waits = false;
         let (mail, control) = self.may_deposit(&peer);
+        let order = if mail || control { order(&peer, &self.outbox.relays, key) } else { Vec::new() };
         for at in peer.parcels.keys().copied().collect::<Vec<_>>() {
             let mut parcel = peer.parcels.remove(&at).expect("listed");
             if let Some(until) = parcel.finished {
@@ -849,7 +850,7 @@ impl Work<'_> {
                 if may && now < parcel.expires {
                     self.probe(key, &peer, &parcel);
                     if parcel.control || now >= ripe {
-                        waits |= self.deposit(key, &mut peer, at, &mut parcel);
+                        waits |= self.deposit(key, &mut peer, &order, at, &mut parcel);
                     } else {
                         self.wake = self.wake.min(ripe);
                     }
@@ -953,7 +954,7 @@ impl Work<'_> {
     }
 
     /// Deposits what is missing; whether it has to wait for room on the line.
-    fn deposit(&mut self, key: PublicKey, peer: &mut Peer, at: u64, parcel: &mut Parcel) -> bool {
+    fn deposit(&mut self, key: PublicKey, peer: &mut Peer, order: &[RelayKey], at: u64, parcel: &mut Parcel) -> bool {
         let now = self.now;
         let target = self.outbox.settings.copies.min(peer.relays.len());
         let parts = parcel.parts.len() as u32;
@@ -961,7 +962,7 @@ impl Work<'_> {
         for number in 0..parcel.parts.len() {
             let class = parcel.parts[number].class;
             let mut have = parcel.parts[number].copies.iter().filter(|copy| copy.counts()).count();
-            for relay in order(peer, &self.outbox.relays, key) {
+            for relay in order.iter().copied() {
                 if have >= target {
                     break;
                 }

@@ -272,7 +272,12 @@ impl<S: Shelf> Server<S> {
     }
 
     /// The shelf, to be looked at.
-    pub fn shelf(&mut self) -> &mut S {
+    pub fn shelf(&self) -> &S {
+        &self.shelf
+    }
+
+    /// The shelf, as tests and simulators ask or break it.
+    pub fn shelf_mut(&mut self) -> &mut S {
         &mut self.shelf
     }
 

@@ -372,7 +372,7 @@ fn failed_commit<S: Shelf>(mut world: World<Breaking<S>>) {
     prepare(&mut world, 2);
     world.put(key(VISITOR), &slot(OWNER, 1), &content(1));
     world.take(key(OWNER));
-    world.server.shelf().broken = true;
+    world.server.shelf_mut().broken = true;
     let requests = world.fill(&slot(OWNER, 0), &content(1));
     let delete = Request::Delete(octets(&slot(OWNER, 1)), slot(OWNER, 1).sign_delete(&world.relay()));
     let register = Request::Register(3, vec![Registered { slot: [3; 32], class: 0 }]);
@@ -383,7 +383,7 @@ fn failed_commit<S: Shelf>(mut world: World<Breaking<S>>) {
     let invite = Invite([3; 16]);
     world.server.invite(world.now, &invite, None).expect("taken in");
     assert!(world.poll().is_err());
-    world.server.shelf().broken = false;
+    world.server.shelf_mut().broken = false;
     assert_eq!(world.state(&slot(OWNER, 0).id()), Some(State::Empty));
     assert!(!world.ask(key(3), &Admission::Owner(Some(invite))));
     assert_eq!((world.server.totals().used, world.server.totals().slots), (SIZE, 2));

@@ -109,7 +109,7 @@ type Slots = BTreeMap<SlotId, Slot>;
 
 fn slots<S: Shelf>(world: &mut World<S>) -> Slots {
     let places = (1..=2).flat_map(|owner| (0..SLOTS).map(move |number| slot(owner, number).id()));
-    places.filter_map(|id| Some((id, world.server.shelf().slot(&id).expect("read")?))).collect()
+    places.filter_map(|id| Some((id, world.server.shelf_mut().slot(&id).expect("read")?))).collect()
 }
 
 /// Whether a slot may go from one state to another in this step.
@@ -145,7 +145,7 @@ fn may<S: Shelf>(world: &World<S>, step: &Step, id: &SlotId, before: Option<&Slo
 fn run<S: Shelf>(world: &mut World<Breaking<S>>, step: &Step) -> Result<Vec<(PublicKey, Answer)>, TestCaseError> {
     let before = slots(world);
     let (step, fails) = if let Step::Fail(step) = step { (&**step, true) } else { (step, false) };
-    world.server.shelf().broken = fails;
+    world.server.shelf_mut().broken = fails;
     match step {
         Step::Raw(client, packet) => {
             world.handle(Input::Packet(key(*client), packet));
@@ -171,7 +171,7 @@ fn run<S: Shelf>(world: &mut World<Breaking<S>>, step: &Step) -> Result<Vec<(Pub
             }
         }
     }
-    world.server.shelf().broken = false;
+    world.server.shelf_mut().broken = false;
     world.acknowledge();
     let after = slots(world);
     for id in before.keys().chain(after.keys()) {
@@ -201,7 +201,7 @@ fn run<S: Shelf>(world: &mut World<Breaking<S>>, step: &Step) -> Result<Vec<(Pub
     }
     // The engine's accounts are those of the shelf, and within the limits.
     let accounts: Vec<_> = world.server.owners().cloned().collect();
-    prop_assert_eq!(&accounts, &world.server.shelf().owners().expect("read"));
+    prop_assert_eq!(&accounts, &world.server.shelf_mut().owners().expect("read"));
     prop_assert!(accounts.iter().all(|owner| owner.used <= limits().owner_quota));
     prop_assert!(world.server.totals().used <= limits().max_disk);
     Ok(heard)
@@ -236,7 +236,7 @@ proptest! {
             }
             let heard = run(&mut memory, step)?;
             prop_assert_eq!(heard, run(&mut disk, step)?);
-            prop_assert!(memory.server.shelf().shelf.octets() as u64 <= limits().max_disk);
+            prop_assert!(memory.server.shelf_mut().shelf.octets() as u64 <= limits().max_disk);
         }
     }
 }

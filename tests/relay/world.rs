@@ -251,7 +251,7 @@ impl<S: Shelf> World<S> {
     }
 
     pub fn state(&mut self, slot: &SlotId) -> Option<State> {
-        self.server.shelf().slot(slot).expect("read").map(|slot| slot.state)
+        self.server.shelf_mut().slot(slot).expect("read").map(|slot| slot.state)
     }
 
     /// The content of a slot, as its owner fetches it.

@@ -301,7 +301,7 @@ impl Account {
 
     /// The relay that this agent is, if contacts are told of it.
     fn offered_relay(&self) -> Option<&crate::agent::relay_role::RelayHandle> {
-        self.shared.relay.as_deref().filter(|relay| relay.is_offered())
+        self.shared.relay.as_deref().filter(|relay| relay.offers_to_contacts())
     }
 
     fn on_want(&self, peer: PublicKey, octets: &[u8]) {

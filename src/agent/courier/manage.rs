@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::clients::RelayLine;
 use super::{Courier, Handle};
-use crate::agent::relay_role::RelayHandle;
+use crate::agent::relay_role::{OwnerLine, RelayHandle};
 use crate::agent::relays::Relays;
 use crate::agent::reload::Live;
 use crate::config;
@@ -16,6 +16,7 @@ use crate::relay::descriptor::{Descriptor, Invite};
 use crate::relay::outbox::State;
 use crate::store::{RelayRow, Store};
 use crate::telemetry::clock::Clock;
+use crate::tox::Connection;
 
 /// Answers for the courier.
 pub struct Desk {
@@ -97,6 +98,28 @@ fn full(key: &RelayKey) -> String {
     data_encoding::HEXLOWER.encode(&key.0)
 }
 
+/// The relay that this agent is, as it is shown.
+fn own(relay: &RelayHandle) -> api::OwnRelay {
+    let status = relay.status();
+    api::OwnRelay {
+        text: relay.descriptor().to_string(),
+        connection: match status.connection {
+            Connection::Offline => api::Connection::Offline,
+            Connection::Tcp => api::Connection::Tcp,
+            Connection::Udp => api::Connection::Udp,
+        },
+        open: status.config.open,
+        offered: status.config.offer,
+        owners: status.totals.owners,
+        max_owners: status.config.max_owners as u64,
+        slots: status.totals.slots,
+        filled: status.totals.filled,
+        octets: status.totals.used,
+        max_disk: status.config.max_disk,
+        error: status.error,
+    }
+}
+
 impl Desk {
     fn own(&self) -> Result<&RelayHandle, Failure> {
         let none = || Failure::Conflict("this agent is no relay: set relay.enabled = true and restart it".into());
@@ -108,8 +131,7 @@ impl Relays for Desk {
     fn overview(&self, account: Option<&str>) -> Result<api::Relays, Failure> {
         let account = account.map(str::to_owned);
         let used = self.courier.ask(move |courier| courier.used(account.as_deref())).ok_or_else(stopped)?;
-        let own = self.relay.as_ref().map(|relay| relay.overview()).transpose();
-        Ok(api::Relays { own: own.map_err(failed)?, used: used.map_err(failed)? })
+        Ok(api::Relays { own: self.relay.as_deref().map(own), used: used.map_err(failed)? })
     }
 
     fn add(&self, account: usize, relay: Descriptor, invite: Option<Invite>) -> Result<api::UsedRelay, Failure> {
@@ -159,12 +181,23 @@ impl Relays for Desk {
     fn invite(&self, quota: Option<u64>) -> Result<api::Invited, Failure> {
         let own = self.own()?;
         let invite = own.invite(quota).map_err(|error| Failure::Conflict(format!("{error:#}")))?;
-        let quota = quota.unwrap_or_else(|| own.default_quota());
+        let quota = quota.unwrap_or(own.status().config.owner_quota);
         Ok(api::Invited { text: own.descriptor().with_invite(&invite), quota })
     }
 
     fn owners(&self) -> Result<Vec<api::Owner>, Failure> {
-        self.own()?.owners().map_err(failed)
+        let owners = self.own()?.owners().map_err(failed)?;
+        let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+        let shown = |owner: OwnerLine| api::Owner {
+            key: owner.key.to_string(),
+            since: seconds(owner.since),
+            last_seen: Some(seconds(owner.seen)),
+            slots: owner.slots,
+            filled: owner.filled,
+            octets: owner.used,
+            quota: owner.quota,
+        };
+        Ok(owners.into_iter().map(shown).collect())
     }
 
     fn remove_owner(&self, key: PublicKey) -> Result<(), Failure> {

@@ -26,6 +26,8 @@ pub struct Memory {
     before: Option<Tables>,
     drafts: BTreeMap<Draft, Vec<u8>>,
     next: u64,
+    /// The next commits fail.
+    pub broken: bool,
 }
 
 impl Memory {
@@ -34,6 +36,11 @@ impl Memory {
             self.before = Some(self.tables.clone());
         }
         &mut self.tables
+    }
+
+    /// All slots that are known.
+    pub fn slots(&self) -> impl Iterator<Item = (&SlotId, &Slot)> {
+        self.tables.slots.iter()
     }
 
     /// Loses what a crash would.
@@ -198,6 +205,10 @@ impl Shelf for Memory {
     }
 
     fn commit(&mut self) -> Result<()> {
+        if self.broken {
+            self.roll_back();
+            return Err(ShelfError("broken".into()));
+        }
         self.before = None;
         Ok(())
     }

@@ -1,6 +1,7 @@
 """A tox-agent with one account, and the toxctl that talks to it."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,14 @@ def install_programs(sandbox: Sandbox, source: Path) -> Path:
         shutil.copy(source / program, target / program)
         (target / program).chmod(0o755)
     return target
+
+
+def queue_id_of(words: str) -> str:
+    """The agent's queue id in its answer."""
+    found = re.search(r"queued as ([0-9A-V]{16})", words)
+    if found is None:
+        raise RigError(f"no queue id in {words!r}")
+    return found.group(1)
 
 
 class Agent:
@@ -152,6 +161,10 @@ senders = {text(self._senders)}
     def kill(self) -> None:
         """kill -9."""
         self._running().kill()
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.alive()
 
     def require_alive(self) -> None:
         """Raise, with what it said last, if it has ended."""
