@@ -50,10 +50,10 @@ class PrivateTest(NetworkCase):
         cls.emil = cls.agent(
             "emil", watch=cls.seen["emil"], ports=free_udp_ports(PORTS), settings=SOON, extra_config=node("localhost")
         )
+        befriend(cls.emil, cls.dora)
         cls.relay = Relay(cls.box, "relay", binaries=cls.binaries, bootstrap=cls.bootstrap)
         cls.dora.ctl("--account", "dora", "relay", "use", cls.relay.invite())
         cls.emil.ctl("relay", "use", cls.relay.invite())
-        befriend(cls.emil, cls.dora)
 
     def exchange(self, one: Agent, other: Agent) -> None:
         sender, message_id = f"{one.name}@{one.name}.example", f"<{one.name}@private.example>"
