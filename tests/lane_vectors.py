@@ -281,6 +281,58 @@ def sealed() -> list[dict[str, object]]:
     return out
 
 
+def base32(octets: bytes) -> str:
+    return base64.b32encode(octets).decode().rstrip("=").lower()
+
+
+def invitation() -> dict[str, object]:
+    """An invitation of Bob and the introduction of Alice that answers it."""
+    owner_secret, tox_secret = secret("tox secret of bob"), secret("tox secret of alice")
+    owner, sender = x25519(owner_secret), x25519(tox_secret)
+    code, bits, day = secret("code")[:16], 10, 20_000
+    inbox = bytes([bits]) + code + mail_key(BOB)
+    named = [tox_id(secret(f"tox key {at}"), bytes([at] * 4)) + ed25519(RELAYS[at]) for at in range(2)]
+    offer = cbor([b"no offer", bytes(64)])
+    text = "Hello Bob\nAddress: alice@example.org"
+    body = cbor({1: tox_id(sender, bytes(4)), 2: text, 3: offer})
+    work = derive(code, "toxmail introduction body 1", mail_key(BOB), sender, u64(day), body)
+    stamp = next(
+        stamp
+        for stamp in range(1 << 20)
+        if int.from_bytes(derive(work, "toxmail introduction stamp 1", u64(stamp)), "big") >> 256 - bits == 0
+    )
+    to, content = mail_key(BOB)[32:], u64(stamp) + body
+    nonce = derive(tox_secret, "toxmail introduction nonce 1", to, content)[:24]
+    box = nonce + bindings.crypto_box(content, nonce, to, tox_secret)
+    once = derive(tox_secret, "toxmail introduction key 1", to, box)
+    padded = (32 + len(box)).to_bytes(4, "big") + sender + box
+    padded += bytes(CLASSES[0] - 24 - 16 - 32 - 24 - 16 - len(padded))
+    nonce = derive(tox_secret, "toxmail introduction nonce 1", to, padded)[:24]
+    inner = x25519(once) + nonce + bindings.crypto_box(padded, nonce, to, once)
+    number = 8 * day + 3
+    seed = derive(code, "toxmail inbox seed 1", owner)
+    blob = wrap(inner, seed, place(ed25519(RELAYS[0]), 0, number))
+    assert len(blob) == CLASSES[0]
+    return {
+        "secret": BOB.hex(),
+        "id": tox_id(owner, bytes(4)).hex(),
+        "bits": bits,
+        "code": code.hex(),
+        "relays": [one.hex() for one in named],
+        "text": "toxmail-invite:" + base32(tox_id(owner, bytes(4)) + inbox + b"".join(named)),
+        "fields": f"inv={base32(inbox)};r={','.join(map(base32, named))}",
+        "seed": seed.hex(),
+        "tox_secret": tox_secret.hex(),
+        "words": text,
+        "offer": offer.hex(),
+        "day": day,
+        "stamp": stamp,
+        "relay": ed25519(RELAYS[0]).hex(),
+        "number": number,
+        "digest": digest(blob).hex(),
+    }
+
+
 def vectors() -> str:
     """The text of the file."""
     everything = {
@@ -291,6 +343,7 @@ def vectors() -> str:
         "mail": mail(),
         "control": control(),
         "sealed": sealed(),
+        "invitation": invitation(),
     }
     return json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
 

@@ -3,11 +3,13 @@
 use data_encoding::{BASE64, HEXLOWER};
 use serde_json::Value;
 use toxmail::engine::transfer::{Digest, Digester, Encoding, MailId, Outcome, TransferRecipient};
-use toxmail::identity::tox_id::PublicKey;
+use toxmail::identity::tox_id::{PublicKey, ToxId};
+use toxmail::lane::invite::{Inbox, InvalidIntroduction, Invitation, Letter, numbers};
 use toxmail::lane::keys::{
-    Class, LaneSeed, MailKey, MailSecret, PreKeySecret, RelayKey, RelaySecret, SignatureOctets, SlotId,
+    Class, InviteCode, LaneSeed, MailKey, MailSecret, PreKeySecret, RelayKey, RelaySecret, SignatureOctets, SlotId,
+    ToxSecret,
 };
-use toxmail::lane::offer::{LaneId, Offer, PreKey, RelayRef};
+use toxmail::lane::offer::{InvalidOffer, LaneId, Offer, PreKey, RelayRef};
 use toxmail::lane::parcel::{Item, MailHead, Parcel, Part};
 use toxmail::lane::seal::{open, seal, wrap};
 use toxmail::mail::status::{EnhancedStatus, Refusal};
@@ -186,4 +188,36 @@ fn parts_are_sealed_wrapped_and_opened_alike() {
         }
     }
     assert_eq!(whole, 1, "no vector has its whole content");
+}
+
+#[test]
+fn an_invitation_and_its_answer_are_made_alike() {
+    let one = &vectors()["invitation"];
+    let (owner, sender) = (MailSecret::new(&mut exact(&one["secret"])), ToxSecret::new(&mut exact(&one["tox_secret"])));
+    let relays = list(&one["relays"]).iter().map(|one| RelayRef::from_octets(&octets(one)).expect("a relay"));
+    let invitation = Invitation {
+        id: ToxId::from_octets(&exact(&one["id"])).expect("a Tox ID"),
+        bits: number(&one["bits"]) as u8,
+        code: InviteCode(exact(&one["code"])),
+        key: owner.public(),
+        relays: relays.collect(),
+    };
+    assert_eq!(invitation.to_string(), text(&one["text"]));
+    assert_eq!(text(&one["text"]).parse(), Ok(invitation.clone()));
+    assert_eq!(invitation.fields(), text(&one["fields"]));
+    let seed = invitation.code.seed(&invitation.id.key());
+    assert_eq!(*seed.expose(), exact(&one["seed"]));
+    let id = ToxId::new(sender.public(), [0; 4]);
+    let letter = Letter::new(&id, &text(&one["words"]), &octets(&one["offer"]), number(&one["day"]));
+    let stamp = letter.stamp(&invitation, &sender.public(), 0, 1 << 20).expect("a stamp");
+    assert_eq!(stamp, number(&one["stamp"]));
+    let (relay, place) = (RelayKey(exact(&one["relay"])), number(&one["number"]));
+    assert!(numbers(number(&one["day"])).contains(&place));
+    let blob = wrap(&letter.seal(&invitation, &sender, stamp), &seed, &relay, place);
+    assert_eq!(digest(&blob), Digest(exact(&one["digest"])));
+    // All is well with it but the offer, which is none.
+    let own = invitation.id.key();
+    let inbox = Inbox { own, secret: &owner, code: invitation.code.clone(), bits: invitation.bits };
+    let read = inbox.open(&blob, &relay, place).map(drop);
+    assert_eq!(read, Err(InvalidIntroduction::Offer(InvalidOffer::Malformed)));
 }

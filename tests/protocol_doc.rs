@@ -294,6 +294,7 @@ fn the_cddl_of_lanes_has_the_keys_and_lengths_of_the_code() {
         assert_eq!(head[4].to_string(), items[0], "{name}: type");
         assert!(cddl.contains(&format!("= {name} /")) || cddl.contains(&format!("/ {name}")), "{name}: an item");
     }
+    assert_eq!(keys(&cddl, "introduction", '{'), [1, 2, 3]);
     assert_eq!(array(&cddl, "part").len(), 6);
     assert_eq!(array(&cddl, "outcome").len(), 3);
 }

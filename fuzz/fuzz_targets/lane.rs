@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use toxmail::engine::transfer::MailId;
-use toxmail::identity::tox_id::PublicKey;
+use toxmail::identity::tox_id::{PublicKey, ToxId};
+use toxmail::lane::invite::Invitation;
 use toxmail::lane::keys::{Class, LaneSeed, MailSecret, PreKeySecret, RelayKey};
 use toxmail::lane::offer::Offer;
 use toxmail::lane::parcel::{Assembly, Parcel, Part, Progress};
@@ -33,6 +34,7 @@ fuzz_target!(|input: (&[u8], u64, Vec<(u8, u16, u16)>)| {
     let secrets = |_| Some(PreKeySecret::new(&mut [4; 32]));
     assert!(open(&blob, &seed, &RelayKey([5; 32]), Class::K16, 0, &key, &secrets).is_err());
     assembly(&parts);
+    invitation(octets);
 });
 
 /// As it is, and as the body of an offer that is rightly signed.
@@ -46,6 +48,18 @@ fn offer(octets: &[u8]) {
             let again = offer.to_octets(&secret);
             Offer::from_octets(&again, &own, Some(&secret.public())).expect("an offer as it was read");
         }
+    }
+}
+
+/// In a record, and as a text.
+fn invitation(octets: &[u8]) {
+    let id = ToxId::new(PublicKey([6; 32]), [0; 4]);
+    let record = [b"v=tox1;", octets].concat();
+    if let Some(Ok(invitation)) = Invitation::from_record(id, &record) {
+        assert_eq!(invitation.to_string().parse(), Ok(invitation));
+    }
+    if let Ok(text) = std::str::from_utf8(octets) {
+        let _ = format!("toxmail-invite:{text}").parse::<Invitation>();
     }
 }
 
