@@ -225,7 +225,7 @@ impl World {
     }
 
     fn slot(&mut self, slot: &SlotId) -> Option<Slot> {
-        self.server.shelf().memory.slot(slot).expect("in memory")
+        self.server.shelf_mut().memory.slot(slot).expect("in memory")
     }
 }
 
@@ -337,10 +337,10 @@ proptest! {
         for (guest, steps, broken) in faults {
             for step in 0..steps {
                 // The disk fails for the first half.
-                world.server.shelf().broken = broken && step < steps / 2;
+                world.server.shelf_mut().broken = broken && step < steps / 2;
                 (0..2).for_each(|guest| world.step(guest));
             }
-            world.server.shelf().broken = false;
+            world.server.shelf_mut().broken = false;
             world.disconnect(guest);
             world.connect(guest);
         }
