@@ -95,8 +95,11 @@ pub struct Relayed {
     /// Octets of the encoded body.
     pub wire_size: u64,
     /// Is told what became of each recipient by its number; what is not permanent may be tried again.
-    pub done: Box<dyn FnOnce(Vec<(u32, Outcome)>) + Send>,
+    pub done: Box<dyn FnOnce(Answers) + Send>,
 }
+
+/// What became of each recipient of a mail, by its number.
+pub type Answers = Vec<(u32, Outcome)>;
 
 /// What the thread shows to others.
 #[derive(Debug, Clone)]

@@ -23,7 +23,8 @@ pub trait Relays: Send + Sync + 'static {
     /// [`Failure::Conflict`]: it is used already, or the account has `relays = "none"`.
     fn add(&self, account: usize, relay: Descriptor, invite: Option<Invite>) -> Result<api::UsedRelay, Failure>;
 
-    /// Uses a relay no more: its slots are taken back, and contacts are told without it.
+    /// Uses a relay no more: contacts are told of those that are left. What waits there is not fetched; its senders put it
+    /// elsewhere once they have heard.
     ///
     /// # Errors
     /// [`Failure::NotFound`]: it is not used.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::bodies::free_space;
 use super::received::KEEP_FORGOTTEN;
-use super::schema;
+use super::{lanes, schema};
 
 /// Row ids after a restore are above its time in seconds, times this.
 const IDS: i64 = 1 << 31;
@@ -239,6 +239,9 @@ pub fn mark(folder: &Path, mark: &Mark<'_>) -> anyhow::Result<Marked> {
     transaction.execute("UPDATE mail SET expires = ?", [now.saturating_add(mark.lifetime)])?;
     // Deliveries that were between record and rename: their files are not here. The peers offer them again.
     transaction.execute("DELETE FROM received WHERE published = 0", [])?;
+    // Contacts may have newer offers than this state knows of, sealed to keys that are lost: it offers at once anew.
+    transaction.execute("UPDATE lane_in SET serial = max(serial, ?), seen = 0", [mark.now])?;
+    transaction.execute("UPDATE pre_key SET made = min(made, ?)", [mark.now - lanes::RENEW])?;
     transaction.commit()?;
     to_one_file(db)?;
     std::fs::File::open(schema::database(folder))?.sync_all()?;

@@ -13,6 +13,9 @@ use crate::relay::inbox::Window;
 use crate::relay::outbox::State;
 use crate::relay::place::Place;
 
+/// How old a pre-key gets before a new one is offered, in seconds.
+pub const RENEW: i64 = 7 * 86_400;
+
 /// A lane that a contact may write.
 pub struct LaneIn {
     /// The contact.
@@ -35,6 +38,10 @@ pub struct LaneOut {
     pub peer: PublicKey,
     /// Its mail key, pinned.
     pub key: MailKey,
+    /// Of the offer.
+    pub serial: u64,
+    /// How many relays it names.
+    pub relays: u32,
     /// The offer as it came.
     pub offer: Vec<u8>,
 }
@@ -250,16 +257,7 @@ impl Store {
     ///
     /// # Errors
     /// The store fails.
-    pub fn put_lane_out(
-        &self,
-        account: &str,
-        peer: PublicKey,
-        key: MailKey,
-        serial: u64,
-        relays: usize,
-        offer: Vec<u8>,
-        seconds: i64,
-    ) -> Result<(), StoreError> {
+    pub fn put_lane_out(&self, account: &str, lane: LaneOut, seconds: i64) -> Result<(), StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
             session
@@ -270,7 +268,16 @@ impl Store {
                      ON CONFLICT DO UPDATE SET sign = excluded.sign, seal = excluded.seal, serial = excluded.serial,
                      relays = excluded.relays, offer = excluded.offer, received = excluded.received",
                 )?
-                .execute(params![account, peer.0, key.sign, key.seal, serial as i64, relays as i64, offer, seconds])?;
+                .execute(params![
+                    account,
+                    lane.peer.0,
+                    lane.key.sign,
+                    lane.key.seal,
+                    lane.serial as i64,
+                    lane.relays,
+                    lane.offer,
+                    seconds
+                ])?;
             Ok(())
         })
     }
@@ -650,10 +657,16 @@ impl Reader {
     /// The store fails.
     pub fn lanes_out(&self, account: &str) -> rusqlite::Result<Vec<LaneOut>> {
         self.connection
-            .prepare_cached("SELECT peer, sign, seal, offer FROM lane_out WHERE account = ?")?
+            .prepare_cached("SELECT peer, sign, seal, serial, relays, offer FROM lane_out WHERE account = ?")?
             .query_map([account], |row| {
                 let key = MailKey { sign: row.get(1)?, seal: row.get(2)? };
-                Ok(LaneOut { peer: PublicKey(row.get(0)?), key, offer: row.get(3)? })
+                Ok(LaneOut {
+                    peer: PublicKey(row.get(0)?),
+                    key,
+                    serial: row.get::<_, i64>(3)? as u64,
+                    relays: row.get(4)?,
+                    offer: row.get(5)?,
+                })
             })?
             .collect()
     }

@@ -28,7 +28,7 @@ pub use contacts::{Answer, Contact, DECLINE_AGE, Request};
 pub use dispatch::Work;
 pub use hold::Touched;
 pub use lanes::{
-    Deposit, LaneIn, LaneOut, Parcel, ParcelBody, PreKey, Receipt, RelayRow, SlotNext, SlotWindow, Waiting,
+    Deposit, LaneIn, LaneOut, Parcel, ParcelBody, PreKey, RENEW, Receipt, RelayRow, SlotNext, SlotWindow, Waiting,
 };
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{

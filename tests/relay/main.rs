@@ -81,7 +81,7 @@ on_both_shelves! {
         world.take(key(OWNER));
         let put = Request::Put(octets(&first), SIZE, digest(&mail).0);
         let seal = world.seal(&first, &mail);
-        assert_eq!(world.say(key(VISITOR), &[put]), [stored.clone()]);
+        assert_eq!(world.say(key(VISITOR), &[put]), std::slice::from_ref(&stored));
         assert_eq!(world.say(key(VISITOR), &[seal]), [stored]);
         assert_eq!(world.register(key(OWNER), &[&first]), [Answer::Done(7)]);
         assert_eq!(world.server.totals().used, SIZE);

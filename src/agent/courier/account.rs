@@ -22,6 +22,32 @@ use crate::store::Reader;
 /// How many parcels that are settled are remembered, to know further copies of them at once.
 const SETTLED: usize = 4096;
 
+/// Parcels in the order in which they were settled, at most [`SETTLED`].
+#[derive(Default)]
+pub(super) struct Settled {
+    known: HashSet<(PublicKey, MailId)>,
+    order: VecDeque<(PublicKey, MailId)>,
+}
+
+impl Settled {
+    fn insert(&mut self, parcel: (PublicKey, MailId)) {
+        if !self.known.insert(parcel) {
+            return;
+        }
+        self.order.push_back(parcel);
+        if self.order.len() > SETTLED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    /// Whether the parcel was settled lately.
+    pub fn contains(&self, parcel: &(PublicKey, MailId)) -> bool {
+        self.known.contains(parcel)
+    }
+}
+
 /// One account.
 pub(super) struct Account {
     pub number: usize,
@@ -47,8 +73,8 @@ pub(super) struct Account {
     pub slots: HashMap<(RelayKey, SlotId), (PublicKey, Place)>,
     /// Parcels of which parts have come.
     pub assembly: HashMap<(PublicKey, MailId), Assembling>,
-    /// Parcels that need no more parts, the latest last.
-    pub settled: (HashSet<(PublicKey, MailId)>, VecDeque<(PublicKey, MailId)>),
+    /// Parcels that need no more parts.
+    pub settled: Settled,
     /// Parcels given to the outbox and not finished, and whether they carry the offer with this serial.
     pub parcels: HashMap<(PublicKey, MailId), Option<u64>>,
     /// Mails whose answer came by a relay.
@@ -102,7 +128,7 @@ impl Account {
             visits: HashMap::new(),
             slots: HashMap::new(),
             assembly: HashMap::new(),
-            settled: Default::default(),
+            settled: Settled::default(),
             parcels: HashMap::new(),
             answered: HashSet::new(),
             full: HashSet::new(),
@@ -222,14 +248,7 @@ impl Account {
     /// A parcel needs no more parts.
     pub fn settle(&mut self, peer: PublicKey, parcel: MailId) {
         self.drop_assembly(peer, parcel);
-        if self.settled.0.insert((peer, parcel)) {
-            self.settled.1.push_back((peer, parcel));
-            if self.settled.1.len() > SETTLED
-                && let Some(oldest) = self.settled.1.pop_front()
-            {
-                self.settled.0.remove(&oldest);
-            }
-        }
+        self.settled.insert((peer, parcel));
         self.inbox.handle(self.now(), inbox::Input::Settled { peer, parcel });
     }
 }

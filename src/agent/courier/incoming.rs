@@ -150,7 +150,7 @@ impl Account {
         };
         let (parcel, number, parts) = (part.parcel, part.part, part.parts);
         let opened = Input::Opened { peer, place, parcel, part: number, parts };
-        if self.settled.0.contains(&(peer, parcel)) {
+        if self.settled.contains(&(peer, parcel)) {
             self.inbox.handle(now, opened);
             return self.inbox.handle(now, Input::Settled { peer, parcel });
         }

@@ -14,7 +14,7 @@ use crate::lane::offer::{InvalidOffer, LaneId, Offer, PreKey, RelayRef};
 use crate::lane::parcel::{Item, Parcel};
 use crate::relay::descriptor::{Descriptor, Invite};
 use crate::relay::{inbox, outbox};
-use crate::store::{self, LaneIn, Reader, RelayRow};
+use crate::store::{self, LaneIn, LaneOut, RENEW, Reader, RelayRow};
 
 /// The kinds of words about lanes.
 const OFFER: u64 = 0;
@@ -24,12 +24,11 @@ const RELAY: u64 = 3;
 const WANT: u64 = 4;
 const INVITED: u64 = 5;
 
-/// How old a pre-key gets before a new one is offered, in seconds.
-const RENEW: i64 = 7 * 86_400;
 /// How old it gets before its secret is destroyed, in seconds.
 pub(super) const DESTROY: i64 = 30 * 86_400;
-/// How many slots of each class are kept open for a contact at each relay: 32 of 16 KiB … 8 of 4 MiB.
-pub(super) const OPEN: [u32; 5] = [32, 8, 4, 2, 8];
+/// How many slots of each class are kept open for a contact at each relay, from 16 KiB to 4 MiB: what a contact can send
+/// while we are away. A relay lets an owner have some thousand slots, which so are enough for a hundred contacts.
+pub(super) const OPEN: [u32; 5] = [32, 16, 8, 8, 8];
 
 /// A lane that a contact may write.
 pub(super) struct Offered {
@@ -120,7 +119,7 @@ impl Account {
             let offered = Offered {
                 lane,
                 seed,
-                serial: 1,
+                serial: u64::try_from(self.seconds()).unwrap_or(0),
                 seen: 0,
                 relays: Vec::new(),
                 pre_keys: Vec::new(),
@@ -202,7 +201,9 @@ impl Account {
         let made = self.seconds();
         let (name, store) = (self.name.clone(), self.shared.store.clone());
         let Some(offered) = self.offered.get_mut(&peer) else { return Ok(()) };
-        let id = offered.pre_keys.last().map_or(1, |(id, ..)| id + 1);
+        // As with serials: never one that was used, whatever state was restored.
+        let least = u32::try_from(made).unwrap_or(0);
+        let id = offered.pre_keys.last().map_or(least, |(id, ..)| least.max(id + 1));
         let secret = PreKeySecret::new(&mut random()?);
         let kept = PreKeySecret::new(&mut secret.expose().to_owned());
         store.put_pre_key(&name, &store::PreKey { peer, id, secret: kept, made }, made - DESTROY)?;
@@ -232,8 +233,10 @@ impl Account {
     }
 
     fn new_serial(&mut self, peer: PublicKey) -> anyhow::Result<()> {
+        // Larger than any before, also one that a state restored from a backup does not know of.
+        let now = u64::try_from(self.seconds()).unwrap_or(0);
         if let Some(offered) = self.offered.get_mut(&peer) {
-            offered.serial += 1;
+            offered.serial = now.max(offered.serial + 1);
         }
         self.keep_offer(peer)?;
         if self.online.contains(&peer) {
@@ -311,7 +314,7 @@ impl Account {
             return;
         }
         match relay.invite(None) {
-            Ok(invite) => self.say(peer, INVITED, [&octets[..], &invite.0].concat()),
+            Ok(invite) => self.say(peer, INVITED, [octets, &invite.0].concat()),
             Err(error) => log::warn!("{}: cannot invite a contact to the relay: {error:#}", self.name),
         }
     }
@@ -368,15 +371,14 @@ impl Account {
             return;
         }
         let other_seed = before.is_some_and(|before| before.seed.expose() != offer.seed.expose());
-        let kept = self.shared.store.put_lane_out(
-            &self.name,
+        let lane = LaneOut {
             peer,
-            offer.key,
-            offer.serial,
-            offer.relays.len(),
-            octets.to_vec(),
-            self.seconds(),
-        );
+            key: offer.key,
+            serial: offer.serial,
+            relays: u32::try_from(offer.relays.len()).unwrap_or(u32::MAX),
+            offer: octets.to_vec(),
+        };
+        let kept = self.shared.store.put_lane_out(&self.name, lane, self.seconds());
         if let Err(error) = kept {
             return log::error!("{}: cannot keep the lane of {peer}: {error}", self.name);
         }
