@@ -1,9 +1,9 @@
 # toxmail: build, show, test. Programs come to target/release.
 #
 #   make          build the three programs
-#   make demo     five mails between people on a private Tox network (root; installs what it needs by apt)
+#   make demo     six mails between people on a private Tox network (root; installs what it needs by apt)
 #   make test     all tests (root; likewise)
-#   make crash    the nothing-lost test at ten times the size: 3,000 mails, 300 kills
+#   make crash    the nothing-lost tests at their full size: 3,000 mails, 300 kills; relays killed 50 times
 #   make deb      the Debian package, below target/deb, and lintian's word about it
 #   make bench    measure, as a table and as target/bench.json
 #   make check    formatting, lints, docs, tests, licences, drift of generated files
@@ -38,12 +38,14 @@ test-rust: deps-build deps-test
 	$(CARGO) test --locked
 
 test-e2e: deps-demo deps-test deps-deb build
-	$(CARGO) build --locked --release --example tox3_server
+	$(CARGO) build --locked --release --example tox3_server --example bad_relay
 	TOXMAIL_BIN=$(abspath $(BIN)) $(PYTHON) -m unittest discover -s $(E2E)
 	$(PYTHON) $(E2E)/demo.py --bin $(BIN)
 
 crash: deps-demo deps-test build
 	$(PYTHON) $(E2E)/crash.py --bin $(BIN) --mails 3000 --kills 300
+	TOXMAIL_BIN=$(abspath $(BIN)) TOXMAIL_RELAY_KILLS=50 \
+		$(PYTHON) -m unittest discover -s $(E2E) -p test_relays.py -k RelayKilledTest
 
 deb: deps-deb build
 	scripts/package $(BIN) target/deb
@@ -66,7 +68,7 @@ check: deps-build deps-check
 		words=$$(MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z $$page 2>&1 >/dev/null); \
 		[ -z "$$words" ] || { echo "$$page: $$words" >&2; exit 1; }; \
 	done
-	$(PYTHON) -m compileall -q $(E2E) benches
+	$(PYTHON) -m compileall -q $(E2E) benches tests/lane_vectors.py
 
 bindings: deps-check
 	scripts/bindings > src/tox/sys.rs
@@ -75,7 +77,7 @@ bindings-diff:
 	scripts/bindings | diff -u src/tox/sys.rs - || { echo "src/tox/sys.rs is not what the headers yield: make bindings" >&2; exit 1; }
 
 fuzz: deps-build
-	for target in lmtp wire link headers config record backup; do \
+	for target in lmtp wire link headers config record backup lane; do \
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 || exit 1; \
 	done
 

@@ -1,8 +1,17 @@
-//! `docs/protocol.md` must not drift from the code: its CDDL has the numbers of the frames, its table the constants, and
-//! its examples are what the codec reads and writes.
+//! `docs/protocol.md` must not drift from the code: its CDDL has the numbers of the frames, its tables the constants and
+//! labels, and its examples are what the codec reads and writes.
 
-use toxmail::engine::transfer::{BURST, Digest, Digester, Encoding, MailId};
+use std::collections::BTreeSet;
+
+use minicbor::Decoder;
+use serde_json::Value;
+use toxmail::engine::transfer::{BURST, Digest, Digester, Encoding, MailId, Outcome, TransferRecipient};
 use toxmail::engine::wire::{Frame, Frames, HELLO_MAGIC, HELLO_PACKET, Hello, MAX_ADDRESS, MAX_PACKET, Offer, VERSION};
+use toxmail::identity::tox_id::PublicKey;
+use toxmail::lane::keys::{Class, LaneSeed, MailSecret};
+use toxmail::lane::offer::{LaneId, MAX_OFFER, MAX_RELAYS, Offer as LaneOffer, PreKey};
+use toxmail::lane::parcel::{Item, MAX_HEAD, MAX_PARTS, MailHead, Parcel};
+use toxmail::lane::seal::OVERHEAD;
 use toxmail::mail::status::Refusal;
 
 const DOC: &str = include_str!("../docs/protocol.md");
@@ -83,6 +92,7 @@ fn notation(frame: &Frame<'_>) -> String {
         Frame::Done(id) => format!("[7,h'{}']", hex(&id.0)),
         Frame::Cancel(stream) => format!("[8,{stream}]"),
         Frame::Close(reason) => format!("[9,\"{reason}\"]"),
+        Frame::Lane { kind, octets } => format!("[10,{kind},h'{}']", hex(octets)),
         Frame::Unknown => "unknown".to_owned(),
     }
 }
@@ -133,6 +143,32 @@ fn the_example_mail_has_the_digest_it_is_offered_with() {
     assert_eq!(offered, Some((digester.finish(), length, Encoding::Identity.number())));
 }
 
+/// What stands in a rule behind `= [` or `= {`, without comments.
+fn rule(cddl: &str, name: &str, open: char) -> String {
+    let rule = cddl.lines().skip_while(|line| line.split_once(" = ").is_none_or(|(left, _)| left.trim() != name));
+    let rule: Vec<&str> = rule.map(|line| line.split(';').next().unwrap_or_default()).collect();
+    let rule = rule.join("\n");
+    let (_, rule) = rule.split_once('=').unwrap_or_else(|| panic!("no rule for {name}"));
+    rule.trim_start().strip_prefix(open).unwrap_or_else(|| panic!("{name} begins with {open}")).to_owned()
+}
+
+/// The items of a rule that is a flat array, without those that later versions may add.
+fn array(cddl: &str, name: &str) -> Vec<String> {
+    let rule = rule(cddl, name, '[');
+    let mut items: Vec<String> =
+        rule[..rule.find(']').expect("its end")].split(',').map(|item| item.trim().to_owned()).collect();
+    assert_eq!(items.pop().as_deref(), Some("* any"), "{name}: later versions may add items");
+    items
+}
+
+/// The keys of the first map in a rule.
+fn keys(cddl: &str, name: &str, open: char) -> Vec<u64> {
+    let rule = rule(cddl, name, open);
+    let map = &rule[..rule.find('}').expect("its end")];
+    assert!(map.contains("* uint => any"), "{name}: later versions may add keys");
+    map.lines().filter_map(|line| line.trim().split_once(':')?.0.rsplit(['{', ' ']).next()?.parse().ok()).collect()
+}
+
 #[test]
 fn the_cddl_has_the_numbers_and_lengths_of_the_frames() {
     let (_, cddl) = *blocks().iter().find(|(kind, _)| *kind == "cddl").expect("the CDDL");
@@ -159,29 +195,27 @@ fn the_cddl_has_the_numbers_and_lengths_of_the_frames() {
         ("done", Frame::Done(MailId([0; 16]))),
         ("cancel", Frame::Cancel(1)),
         ("close", Frame::Close("")),
+        ("lane", Frame::Lane { kind: 1, octets: b"" }),
     ];
     for (name, frame) in frames {
-        let start = format!("\n{name} ");
-        let rule = cddl.split(&start).nth(1).unwrap_or_else(|| panic!("no rule for {name}"));
-        let rule = rule.trim_start().strip_prefix("= [").expect("an array");
-        let items: String = rule.lines().map(|line| line.split(';').next().unwrap_or_default()).collect();
-        let items: Vec<&str> = items[..items.find(']').expect("its end")].split(',').map(str::trim).collect();
-        assert_eq!(items.last(), Some(&"* any"), "{name}: later versions may add items");
+        let items = array(cddl, name);
         let mut octets = Vec::new();
         frame.encode(&mut octets);
-        assert_eq!(octets[0], 0x80 | (items.len() - 1) as u8, "{name}: number of items");
+        assert_eq!(octets[0], 0x80 | items.len() as u8, "{name}: number of items");
         assert_eq!(octets[1].to_string(), items[0], "{name}: type");
         assert!(cddl.contains(&format!("/ {name}")) || cddl.contains(&format!("frame = {name}")), "{name}: a frame");
     }
 }
 
+/// The number in the row of a table of constants.
+fn number(name: &str) -> String {
+    let row = DOC.lines().find(|line| line.starts_with(&format!("| {name} |")));
+    let cell = row.unwrap_or_else(|| panic!("no row for {name}")).split('|').nth(2).unwrap_or_default();
+    cell.trim().trim_matches('`').replace(',', "")
+}
+
 #[test]
 fn the_constants_are_those_of_the_code() {
-    let number = |name: &str| {
-        let row = DOC.lines().find(|line| line.starts_with(&format!("| {name} |")));
-        let cell = row.unwrap_or_else(|| panic!("no row for {name}")).split('|').nth(2).unwrap_or_default();
-        cell.trim().trim_matches('`').replace(',', "")
-    };
     assert_eq!(number("protocol version"), VERSION.to_string());
     assert_eq!(number("HELLO's packet number"), HELLO_PACKET.to_string());
     assert_eq!(number("HELLO's magic"), String::from_utf8_lossy(HELLO_MAGIC));
@@ -189,4 +223,123 @@ fn the_constants_are_those_of_the_code() {
     assert_eq!(number("longest address"), MAX_ADDRESS.to_string());
     assert_eq!(number("longest burst mail"), BURST.to_string());
     assert_eq!(number("longest text of REFUSED"), toxmail::mail::status::MAX_TEXT.to_string());
+}
+
+/// The CDDL of lanes.
+fn lanes() -> String {
+    let rules = blocks().into_iter().filter(|(kind, text)| *kind == "cddl" && text.contains("lane-offer"));
+    rules.map(|(_, text)| text).collect::<Vec<_>>().join("\n")
+}
+
+/// The keys of a map that is read until its end, in order.
+fn keys_of(d: &mut Decoder<'_>) -> Vec<u64> {
+    let entries = d.map().expect("a map").expect("of a known length");
+    let mut entry = || {
+        let key = d.u64().expect("a number");
+        d.skip().expect("its value");
+        key
+    };
+    (0..entries).map(|_| entry()).collect()
+}
+
+#[test]
+fn the_cddl_of_lanes_has_the_keys_and_lengths_of_the_code() {
+    let cddl = lanes();
+    let secret = MailSecret::new(&mut [1; 32]);
+    let offer = LaneOffer {
+        lane: LaneId([2; 16]),
+        serial: 1,
+        to: PublicKey([3; 32]),
+        seed: LaneSeed::new(&mut [4; 32]),
+        relays: Vec::new(),
+        open: [1; 5],
+        pre_key: PreKey { id: 1, key: [5; 32], not_after: 1 },
+        max_mail: 1,
+        key: secret.public(),
+        receipts: true,
+    }
+    .to_octets(&secret);
+    let mut d = Decoder::new(&offer);
+    assert_eq!(d.array().ok().flatten(), Some(array(&cddl, "lane-offer").len() as u64));
+    assert_eq!(keys_of(&mut Decoder::new(d.bytes().expect("the body"))), keys(&cddl, "lane", '{'));
+    let mail = Parcel::Mail(MailHead {
+        id: MailId([0; 16]),
+        sender: String::new(),
+        recipients: vec![TransferRecipient { index: 0, address: "b".to_owned() }],
+        size: 1,
+        wire_size: 1,
+        digest: Digest([0; 32]),
+        encoding: Encoding::Identity,
+        expires: 1,
+    })
+    .head();
+    let mut d = Decoder::new(&mail);
+    assert_eq!((d.array().ok().flatten(), d.u64().ok()), (Some(2), Some(0)));
+    assert!(rule(&cddl, "mail-head", '[').starts_with("0, {"));
+    assert_eq!(keys_of(&mut d), keys(&cddl, "mail-head", '['));
+    let (id, digest) = (MailId([0; 16]), Digest([0; 32]));
+    let outcome = || Outcome::Stored { duplicate: false, relayed: false };
+    for (name, item) in [
+        ("receipt", Item::Receipt { id, digest, index: 0, outcome: outcome(), at: 1 }),
+        ("offer", Item::Offer(vec![0].into())),
+        ("seen", Item::Seen(1)),
+        ("cancel", Item::Cancel(id)),
+    ] {
+        let items = array(&cddl, name);
+        let head = Parcel::Control(vec![item]).head();
+        assert_eq!(head[..3], [0x82, 1, 0x81], "a control parcel of one item");
+        assert_eq!(head[3], 0x80 | items.len() as u8, "{name}: number of items");
+        assert_eq!(head[4].to_string(), items[0], "{name}: type");
+        assert!(cddl.contains(&format!("= {name} /")) || cddl.contains(&format!("/ {name}")), "{name}: an item");
+    }
+    assert_eq!(keys(&cddl, "introduction", '{'), [1, 2, 3]);
+    assert_eq!(array(&cddl, "part").len(), 6);
+    assert_eq!(array(&cddl, "outcome").len(), 3);
+}
+
+#[test]
+fn the_constants_of_lanes_are_those_of_the_code() {
+    assert_eq!(number("longest offer"), MAX_OFFER.to_string());
+    assert_eq!(number("most relays"), MAX_RELAYS.to_string());
+    assert_eq!(number("classes"), Class::ALL.map(|class| class.octets().to_string()).join(" "));
+    assert_eq!(number("overhead"), OVERHEAD.to_string());
+    assert_eq!(number("most parts"), MAX_PARTS.to_string());
+    assert_eq!(number("longest head"), MAX_HEAD.to_string());
+}
+
+#[test]
+fn the_labels_are_those_of_the_code() {
+    let code: BTreeSet<&str> = include_str!("../src/lane/keys.rs")
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| text.starts_with("toxmail ") && text.ends_with(" 1"))
+        .collect();
+    let said: BTreeSet<&str> = DOC
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(label, _)| label)
+        .filter(|label| label.starts_with("toxmail "))
+        .collect();
+    assert!(code.len() >= 12, "the labels were not found: {code:?}");
+    assert_eq!(said, code);
+}
+
+#[test]
+fn the_vector_of_lanes_is_one_of_those_that_the_code_is_tested_with() {
+    let all: Value = serde_json::from_str(include_str!("data/lane-vectors.json")).expect("the vectors are JSON");
+    let (_, text) = *blocks().iter().find(|(kind, _)| *kind == "vector").expect("a vector");
+    let lines: Vec<(&str, &str)> =
+        text.lines().filter_map(|line| line.split_once(" = ")).map(|(name, value)| (name.trim(), value)).collect();
+    let fits = |vector: &Value| {
+        lines.iter().all(|(name, value)| match &vector[*name] {
+            Value::String(text) if *name == "begins" => text.starts_with(value),
+            Value::String(text) => text == value,
+            Value::Number(number) => number.as_u64() == value.parse().ok(),
+            _ => false,
+        })
+    };
+    assert_eq!(all["sealed"].as_array().expect("vectors").iter().filter(|vector| fits(vector)).count(), 1);
+    let names = all["sealed"][0].as_object().expect("fields").keys();
+    assert!(names.into_iter().all(|name| lines.iter().any(|(said, _)| said == name)), "a field is not told");
 }

@@ -67,9 +67,45 @@ fn changed() -> Name {
     }
 }
 
-/// Remembers what it was asked.
+/// What is known of relays; the second one cannot be reached.
+fn relays() -> Relays {
+    let used = |octet: &str, purpose, reachable, mails| UsedRelay {
+        account: "alice".into(),
+        text: "toxmail-relay:abc".into(),
+        key: octet.repeat(32),
+        purpose,
+        reachable,
+        since: reachable.map(|_| now() - 7290),
+        slots: if purpose == RelayPurpose::Deposits { 0 } else { 410 },
+        mails,
+        error: (reachable == Some(false)).then(|| "no\u{1b} answer".into()),
+    };
+    Relays {
+        own: Some(OwnRelay {
+            text: "toxmail-relay:own".into(),
+            connection: Connection::Udp,
+            open: false,
+            offered: true,
+            owners: 3,
+            max_owners: 100,
+            slots: 1230,
+            filled: 1,
+            octets: 3 << 20,
+            max_disk: 1 << 30,
+            error: None,
+        }),
+        used: vec![
+            used("ab", RelayPurpose::Told, Some(true), 0),
+            used("cd", RelayPurpose::Deposits, Some(false), 3),
+            used("ef", RelayPurpose::Offered, None, 0),
+        ],
+    }
+}
+
+/// Remembers what it was asked; with relays, or without any.
 struct Fake {
     mails: usize,
+    relays: bool,
     asked: Mutex<Vec<String>>,
 }
 
@@ -106,6 +142,7 @@ impl Backend for Fake {
             hostname: "host.example".into(),
             accounts: vec![account("alice", 7, None), account("bob", 8, Some("no\u{1b}[2J passphrase"))],
             queue: QueueSummary { mails, recipients: mails, octets: mails * 2048, oldest: Some(now() - 7230) },
+            relays: self.relays(None)?,
         })
     }
     fn probe(&self, token: &str) -> Result<Probe, Failure> {
@@ -221,6 +258,7 @@ impl Backend for Fake {
             status: None,
             text: None,
             progress: None,
+            at_relays: (state == "queued").then(|| AtRelays { relays: 3, since: now() - 7290 }),
         };
         let mail = |n: usize| QueueEntry {
             queue_id: format!("{n:06}"),
@@ -253,6 +291,41 @@ impl Backend for Fake {
         self.note(format!("rotate {account:?}"));
         Ok(NewId { account: "alice".into(), tox_id: id(8).to_string(), before: id(7).to_string() })
     }
+    fn relays(&self, _: Option<&str>) -> Result<Relays, Failure> {
+        Ok(if self.relays { relays() } else { Relays::default() })
+    }
+    fn use_relay(&self, what: UseRelay) -> Result<UsedRelay, Failure> {
+        self.note(format!("use {:?} {}", what.account, what.relay));
+        match what.relay.as_str() {
+            "nonsense" => Err(Failure::Invalid("a relay is told as toxmail-relay: and so on".into())),
+            _ => Ok(relays().used.remove(0)),
+        }
+    }
+    fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), Failure> {
+        self.note(format!("forget {account:?} {relay}"));
+        Ok(())
+    }
+    fn invite(&self, what: NewInvite) -> Result<Invited, Failure> {
+        self.note(format!("invite {:?}", what.quota));
+        Ok(Invited { text: "toxmail-relay:own:invite".into(), quota: what.quota.unwrap_or(100 << 20) })
+    }
+    fn owners(&self) -> Result<Vec<Owner>, Failure> {
+        let owner = |octet: &str, last_seen| Owner {
+            key: octet.repeat(32),
+            since: now() - 180_030,
+            last_seen,
+            slots: 410,
+            filled: 1,
+            octets: 16 << 10,
+            quota: 100 << 20,
+        };
+        let owners = vec![owner("AB", Some(now() - 130)), owner("CD", None)];
+        if self.relays { Ok(owners) } else { Err(Failure::Conflict("this agent is no relay".into())) }
+    }
+    fn remove_owner(&self, key: &str) -> Result<(), Failure> {
+        self.note(format!("remove-owner {key}"));
+        Ok(())
+    }
     fn flush(&self, what: Flush) -> Result<Flushed, Failure> {
         self.note(format!("flush {:?} {:?} {:?}", what.queue_id, what.account, what.contact));
         Ok(Flushed { recipients: 1 })
@@ -266,6 +339,9 @@ struct Agent {
     folder: tempfile::TempDir,
 }
 
+/// So much mail waits at an agent that uses relays.
+const RELAYED: usize = 1;
+
 fn agent(mails: usize) -> Agent {
     agent_with(mails, 0o600, Options::default())
 }
@@ -275,7 +351,8 @@ fn agent_with(mails: usize, mode: u32, options: Options) -> Agent {
     let socket = folder.path().join("control.sock");
     let listener = bind(&socket, mode, None).expect("bind");
     let (stop, stopped) = watch::channel(false);
-    let fake = Arc::new(Fake { mails, asked: Mutex::default() });
+    // Mail waits at relays, if any does.
+    let fake = Arc::new(Fake { mails, relays: mails == RELAYED, asked: Mutex::default() });
     let backend = fake.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
@@ -500,7 +577,7 @@ fn queue() {
              bob@example.org  deferred, 3 attempts, next in 5m (4.4.1 no \"route\")\n    \
              bob@example.org  sending 1.0 KiB of 2.0 KiB\n\
          000001            -                 2.0 KiB   2h1m      1d <>\n    \
-             bob@example.org  queued\n    \
+             bob@example.org  queued, at 3 relays since 2h1m ago\n    \
              bob@example.org  on hold, from a backup\n\
          -- 4.0 KiB in 2 mails.\n"
     );
@@ -521,6 +598,130 @@ fn queue() {
     let empty = agent(0);
     assert_eq!(empty.good(&["queue", "list"]), "the queue is empty\n");
     assert_eq!(empty.json(&["queue", "list"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn the_own_relay_and_those_in_use_are_shown() {
+    let (with, without) = (agent(RELAYED), agent(0));
+    assert!(
+        with.good(&["status"]).ends_with(
+            "relay: udp, 3 owners, 1 of 1230 slots filled, 3.0 MiB of 1.0 GiB\n\
+             alice: relay abababababababab: reachable since 2h1m ago\n\
+             alice: relay cdcdcdcdcdcdcdcd: NOT REACHABLE since 2h1m ago (no\\u{1b} answer), 3 mails there\n\
+             alice: relay efefefefefefefef: not tried yet\n"
+        ),
+        "{}",
+        with.good(&["status"])
+    );
+    assert!(!with.good(&["status", "--account", "bob"]).contains("alice"));
+    assert!(!without.good(&["status"]).contains("relay"));
+    assert_eq!(
+        with.good(&["relay", "status"]),
+        "this agent is a relay for others\n  \
+           relay    toxmail-relay:own\n  \
+           network  udp\n  \
+           for      whoever has an invite (toxctl relay invite); contacts are told of it\n  \
+           owners   3\n  \
+           slots    1230, 1 filled\n  \
+           disk     3.0 MiB of 1.0 GiB\n\
+         \n\
+         ACCOUNT  RELAY             USED AS   SLOTS  MAILS  STATE\n\
+         alice    abababababababab  told      410    0      reachable since 2h1m ago\n\
+         alice    cdcdcdcdcdcdcdcd  deposits  0      3      NOT REACHABLE since 2h1m ago (no\\u{1b} answer)\n\
+         alice    efefefefefefefef  offered   410    0      not tried yet\n"
+    );
+    assert_eq!(
+        without.good(&["relay", "status"]),
+        "this agent is no relay for others ([relay] enabled)\n\nno relays in use\n"
+    );
+    let told = with.json(&["relay", "status"]);
+    assert_eq!((&told["own"]["owners"], &told["used"][2]["purpose"]), (&3.into(), &"offered".into()));
+    assert_eq!(without.json(&["relay", "status"])["own"], Value::Null);
+    assert_eq!(with.json(&["status"])["relays"]["used"][1]["mails"], 3);
+}
+
+#[test]
+fn owners_are_invited_listed_and_removed() {
+    let agent = agent(RELAYED);
+    assert_eq!(
+        agent.good(&["relay", "invite"]),
+        "toxmail-relay:own:invite\n\
+         It makes one owner, with room for 100.0 MiB. Give it to nobody else; he says:\n\
+         toxctl relay use TEXT\n"
+    );
+    assert_eq!(agent.json(&["relay", "invite", "--quota", "2 GiB"])["quota"], 2u64 << 30);
+    let (status, text) = told(&agent.run(&["relay", "invite", "--quota", "much"]));
+    assert!(status == Some(64) && text.contains("is no size"), "{text}");
+    assert_eq!(
+        agent.good(&["relay", "owners"]),
+        format!(
+            "SINCE     SEEN    SLOTS  DISK                   KEY\n\
+             2d2h ago  2m ago  1/410  16.0 KiB of 100.0 MiB  {}\n\
+             2d2h ago  never   1/410  16.0 KiB of 100.0 MiB  {}\n",
+            "AB".repeat(32),
+            "CD".repeat(32)
+        )
+    );
+    assert_eq!(agent.json(&["relay", "owners"])[0]["octets"], 16 << 10);
+    assert_eq!(agent.good(&["relay", "remove-owner", "ABCD"]), "removed ABCD\n");
+    assert_eq!(agent.asked(), "invite None; invite Some(2147483648); remove-owner ABCD");
+    let none = self::agent(0).run(&["relay", "owners"]);
+    assert_eq!(told(&none), (Some(1), "toxctl: this agent is no relay\n".into()));
+}
+
+#[test]
+fn contacts_are_told_of_the_relay_by_the_configuration() {
+    use std::os::unix::fs::PermissionsExt;
+    let agent = agent(RELAYED);
+    let file = agent.folder.path().join("c.toml");
+    let path = file.to_str().expect("UTF-8");
+    let (none, contacts) = ("offer = \"none\"", "offer = \"contacts\"");
+    let text = format!("[relay] # mine\nenabled = true\n{none} # for now\n[[account]]\nname = 'a'\nmaildir = '/m'\n");
+    std::fs::write(&file, &text).expect("write");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).expect("chmod");
+    let shown = format!("{path}: {contacts} in [relay]\nchanged: log.level\nneeds a restart: state_dir\n");
+    assert_eq!(agent.good(&["relay", "offer", "contacts", "--config", path]), shown);
+    assert_eq!(agent.asked(), "reload", "the agent reads it again");
+    let written = std::fs::read_to_string(&file).expect("read");
+    assert_eq!(written, text.replace(&format!("{none} #"), &format!("{contacts}  #")));
+    assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o640);
+    let again = agent.json(&["relay", "offer", "none", "--config", path]);
+    assert_eq!((&again["offer"], &again["reloaded"]["applied"][0]), (&"none".into(), &"log.level".into()));
+
+    // What is not understood is not changed.
+    let odd = "relay = { enabled = true }\n[[account]]\nname = 'a'\nmaildir = '/m'\n";
+    std::fs::write(&file, odd).expect("write");
+    let (status, text) = told(&agent.run(&["relay", "offer", "contacts", "--config", path]));
+    assert!(status == Some(1) && text.contains("by hand: write offer = \"contacts\" into [relay]"), "{text}");
+    assert_eq!(std::fs::read_to_string(&file).expect("read"), odd);
+
+    // An agent that does not run is no error; that it is no relay is said.
+    std::fs::write(&file, "[[account]]\nname = 'a'\nmaildir = '/m'\n").expect("write");
+    let nobody = agent.folder.path().join("none");
+    let offer = toxctl(&nobody, &["relay", "offer", "contacts", "--config", path]).output().expect("toxctl runs");
+    let (status, text) = told_all(&offer);
+    assert!(status == Some(0) && text.contains("no relay yet") && text.contains("when it starts"), "{text}");
+    assert_eq!(told(&agent.run(&["relay", "offer", "everybody"])).0, Some(64));
+}
+
+#[test]
+fn a_relay_is_used_and_used_no_more() {
+    let agent = agent(RELAYED);
+    assert_eq!(
+        agent.good(&["relay", "use", "toxmail-relay:abc:invite", "--account", "alice"]),
+        "alice: mail may wait at relay abababababababab once it has answered (toxctl relay status),\n\
+         of each contact from the next time on that both are online\n"
+    );
+    assert_eq!(agent.json(&["relay", "use", "toxmail-relay:abc"])["slots"], 410);
+    assert_eq!(agent.good(&["relay", "use", "--remove", "toxmail-relay:abc"]), "removed toxmail-relay:abc\n");
+    assert_eq!(agent.json(&["relay", "use", "--remove", "ab", "--account", "bob"])["removed"], "ab");
+    assert_eq!(
+        agent.asked(),
+        "use Some(\"alice\") toxmail-relay:abc:invite; use None toxmail-relay:abc; \
+         forget None toxmail-relay:abc; forget Some(\"bob\") ab"
+    );
+    let wrong = agent.run(&["relay", "use", "nonsense"]);
+    assert_eq!(told(&wrong), (Some(1), "toxctl: a relay is told as toxmail-relay: and so on\n".into()));
 }
 
 #[test]

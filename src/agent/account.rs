@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::net::ToSocketAddrs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -11,18 +10,19 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
+use super::bootstrap::Bootstrap;
+use super::courier;
 use super::delivery::DeliveryPool;
 use super::directory::Directory;
 use super::health::Pulse;
 use super::partial::Partials;
+use super::waker::Waker;
 use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
 use crate::engine::request;
 use crate::engine::rules::Rules;
-use crate::engine::transfer::MailId;
-use crate::engine::wire::Session;
+use crate::engine::transfer::{Delivery, MailId, Outcome};
+use crate::engine::wire::{Offer, Session};
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::status::Refusal;
 use crate::store::{Answer, Contact, DECLINE_AGE, Reader, Request, Store, Work};
@@ -34,13 +34,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(20);
 /// The same once it was asked for [`ASK_EAGERLY`].
 const ASK_AGAIN_LATER: Duration = Duration::from_secs(60);
 const ASK_EAGERLY: Duration = Duration::from_secs(300);
-/// Bootstrap is repeated until connected, first after this, doubling to the maximum.
-const BOOTSTRAP: Duration = Duration::from_secs(2);
-const BOOTSTRAP_MAX: Duration = Duration::from_secs(60);
 /// The known nodes in the savedata are worth keeping, this often.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// While a transfer runs over a TCP relay, whose socket is not watched, the loop turns this often, in milliseconds.
-const RELAY_TURN: u16 = 2;
+pub(super) const RELAY_TURN: u16 = 2;
 /// How often a request that is known already is noted again, in seconds.
 const REPEATED: i64 = 600;
 /// How long a contact that takes no mail of ours stays a friend, to hear that we know.
@@ -48,6 +45,11 @@ const LEAVE: Duration = Duration::from_secs(60);
 /// How many new strangers may ask in an hour; what comes beyond, comes again.
 const REQUESTS: u32 = 60;
 const REQUESTS_PER: Duration = Duration::from_secs(3600);
+
+/// How long to wait before who has not answered is asked once more, having been asked for so long.
+pub(super) fn ask_again(asked: Duration) -> Duration {
+    if asked < ASK_EAGERLY { ASK_AGAIN } else { ASK_AGAIN_LATER }
+}
 
 /// What others ask of the thread.
 pub enum Command {
@@ -73,14 +75,27 @@ pub enum Command {
     Progress(Sender<HashMap<MailId, u64>>),
     /// Change the nospam; the new Tox ID is told once it is on disk.
     RotateNospam(Sender<Result<ToxId, String>>),
+    /// Say a word about lanes to a contact, if its mail link is up.
+    SayLane(PublicKey, u64, Vec<u8>),
+    /// A mail that came by relays, whole.
+    Relayed(Box<Relayed>),
     /// Rules that hold from now on.
     Rules(Box<Rules>),
     /// Nodes by which the network is entered from now on.
     Nodes(Vec<BootstrapNode>),
-    /// Addresses of bootstrap nodes.
-    Bootstrap(Vec<(String, u16, Vec<u16>, PublicKey)>),
     /// Say goodbye and end.
     Stop,
+}
+
+/// A mail of a contact that came by relays.
+pub struct Relayed {
+    /// Its envelope and body. Its recipients are those that the contact named; which mailboxes are theirs is for the account
+    /// to say.
+    pub mail: Delivery,
+    /// Octets of the encoded body.
+    pub wire_size: u64,
+    /// Is told what became of each recipient by its number; what is not permanent may be tried again.
+    pub done: Box<dyn FnOnce(Vec<(u32, Outcome)>) + Send>,
 }
 
 /// What the thread shows to others.
@@ -96,7 +111,7 @@ pub struct Snapshot {
 #[derive(Clone)]
 pub struct Handle {
     commands: Sender<Command>,
-    waker: Arc<EventFd>,
+    waker: Waker,
     /// What the thread shows.
     pub snapshot: Arc<Mutex<Snapshot>>,
     /// Whether its loop turns.
@@ -110,10 +125,9 @@ impl Handle {
     /// The system has no descriptor left.
     pub fn new() -> io::Result<(Self, Receiver<Command>)> {
         let (commands, inbox) = std::sync::mpsc::channel();
-        let waker = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let snapshot = Snapshot { connection: Connection::Offline, online: HashMap::new() };
         let snapshot = Arc::new(Mutex::new(snapshot));
-        Ok((Self { commands, waker, snapshot, pulse: Pulse::default() }, inbox))
+        Ok((Self { commands, waker: Waker::new()?, snapshot, pulse: Pulse::default() }, inbox))
     }
 
     /// Asks something of the thread; without effect when it has ended.
@@ -125,8 +139,7 @@ impl Handle {
 
     /// Has the thread turn its loop once.
     pub fn wake(&self) {
-        // Full means that it is already to wake.
-        let _ = self.waker.write(1);
+        self.waker.wake();
     }
 
     /// What the thread showed last.
@@ -180,6 +193,8 @@ pub struct Shared {
     pub directory: Arc<Directory>,
     /// The clocks.
     pub clock: Arc<Clock>,
+    /// Who sends and fetches by relays.
+    pub courier: courier::Handle,
     /// The state directory.
     pub state_dir: PathBuf,
     /// Who looks at new friend requests: account and key.
@@ -218,10 +233,7 @@ pub struct AccountThread {
     declining: HashSet<PublicKey>,
     /// Contacts that were removed as they take no mail of ours, and since when: friends until they have heard that we know.
     leaving: HashMap<PublicKey, Instant>,
-    bootstrap_nodes: Vec<BootstrapNode>,
-    resolve: bool,
-    bootstrap_next: Instant,
-    bootstrap_wait: Duration,
+    bootstrap: Bootstrap,
     save_next: Instant,
     started: Instant,
     /// Since when requests of strangers are counted, and how many came.
@@ -250,6 +262,7 @@ impl AccountThread {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let now = Instant::now();
+        let bootstrap = Bootstrap::new(bootstrap_nodes, resolve, handle.waker.clone());
         Ok(Self {
             number,
             tox,
@@ -270,10 +283,7 @@ impl AccountThread {
             asking: HashMap::new(),
             declining: HashSet::new(),
             leaving: HashMap::new(),
-            bootstrap_nodes,
-            resolve,
-            bootstrap_next: now,
-            bootstrap_wait: BOOTSTRAP,
+            bootstrap,
             save_next: now + SAVE_EVERY,
             started: now,
             requests: (now, 0),
@@ -289,7 +299,7 @@ impl AccountThread {
         while !self.stopping {
             let wait = self.wait_time();
             self.tox.wait(self.handle.waker.as_fd(), wait);
-            let _ = self.handle.waker.read();
+            self.handle.waker.clear();
             self.tox.iterate(&mut events);
             for event in events.drain(..) {
                 self.on_event(event, &mut actions);
@@ -468,10 +478,7 @@ impl AccountThread {
         match event {
             Event::SelfConnection(connection) => {
                 log::info!("{}: connection to the Tox network: {connection:?}", self.name);
-                if connection == Connection::Offline {
-                    self.bootstrap_next = Instant::now();
-                    self.bootstrap_wait = BOOTSTRAP;
-                }
+                self.bootstrap.on_connection(connection);
                 self.show(|snapshot| snapshot.connection = connection);
             }
             Event::FriendConnection(number, connection) => {
@@ -632,11 +639,13 @@ impl AccountThread {
             }
             Command::Refused => self.tell_refused(actions),
             Command::DeclineRecorded(peer, session) => {
+                self.shared.courier.gone(self.number, peer);
                 self.asking.remove(&peer);
                 self.leaving.insert(peer, Instant::now());
                 self.engine.handle(now, Input::DeclineRecorded { peer, session }, actions);
             }
             Command::RemoveFriend(key) => {
+                self.shared.courier.gone(self.number, key);
                 self.forget(&key, actions);
                 self.save();
             }
@@ -647,13 +656,12 @@ impl AccountThread {
             Command::RotateNospam(reply) => {
                 let _ = reply.send(self.rotate_nospam());
             }
-            Command::Rules(rules) => self.engine.set_rules(*rules),
-            Command::Nodes(nodes) => self.bootstrap_nodes = nodes,
-            Command::Bootstrap(nodes) => {
-                for (host, port, tcp_ports, key) in nodes {
-                    self.tox.bootstrap(&host, port, &tcp_ports, &key);
-                }
+            Command::SayLane(peer, kind, octets) => {
+                self.engine.handle(now, Input::SayLane { peer, kind, octets }, actions);
             }
+            Command::Relayed(relayed) => self.take_relayed(*relayed),
+            Command::Rules(rules) => self.engine.set_rules(*rules),
+            Command::Nodes(nodes) => self.bootstrap.set_nodes(nodes),
             Command::Stop => self.stopping = true,
         }
     }
@@ -745,6 +753,7 @@ impl AccountThread {
                     snapshot.online.insert(peer, true);
                 });
                 self.shared.store.link_up(&self.name, peer, epoch, small, bulk);
+                self.shared.courier.link(self.number, peer, true);
             }
             Action::Grant { peer, small, bulk } => self.shared.store.grant(&self.name, peer, small, bulk),
             Action::LinkDown { peer } => {
@@ -756,6 +765,7 @@ impl AccountThread {
                 });
                 self.bodies.retain(|_, (of, _)| *of != peer);
                 self.shared.store.link_down(&self.name, peer);
+                self.shared.courier.link(self.number, peer, false);
             }
             Action::ReadBody { peer, transfer, mail, offset, length } => {
                 let octets = match self.read_body(peer, transfer, mail, offset, length) {
@@ -834,8 +844,79 @@ impl AccountThread {
                 self.forget(&peer, actions);
                 self.save();
             }
+            Action::Lane { peer, kind, octets } => self.shared.courier.word(self.number, peer, kind, octets),
             Action::Note { peer, text } => log::warn!("{}: contact {}: {text}", self.name, self.who(&peer)),
         }
+    }
+
+    /// Puts a mail that came by relays into its mailboxes, under the same rules and records as one that came by the link.
+    fn take_relayed(&mut self, relayed: Relayed) {
+        let Relayed { mut mail, wire_size, done } = relayed;
+        let (peer, id) = (mail.peer, mail.id);
+        let all = |refusal: Refusal| {
+            mail.recipients.iter().map(|(index, ..)| (*index, Outcome::Refused(refusal.clone()))).collect::<Vec<_>>()
+        };
+        let contact = self.friends.contains_key(&peer) && !self.declining.contains(&peer);
+        if !contact || self.shared.directory.is_blocked(self.number, &peer) {
+            return done(all(Refusal::permanent(7, 1, "the recipient does not want to exchange mail with you")));
+        }
+        let offer = Offer {
+            stream: 0,
+            id,
+            size: mail.size,
+            wire_size,
+            digest: mail.digest,
+            encoding: mail.encoding.number(),
+            sender: &mail.sender,
+            recipients: u32::try_from(mail.recipients.len()).unwrap_or(u32::MAX),
+            deadline: 0,
+        };
+        if let Some(refusal) = self.engine.rules().refuses(&offer).or_else(|| self.engine.storage().cloned()) {
+            return done(all(refusal));
+        }
+        let later = Refusal::temporary(3, 2, "the same mail is being delivered");
+        let accounts = self.shared.directory.accounts();
+        let mailboxes = &accounts[self.number].mailboxes;
+        let mut answers = Vec::new();
+        let mut ours = Vec::new();
+        for (index, address, _) in std::mem::take(&mut mail.recipients) {
+            let Some(mailbox) = self.engine.rules().mailbox(&address) else {
+                let text = format!("<{address}> is not an address of this agent");
+                answers.push((index, Outcome::Refused(Refusal::permanent(1, 1, text))));
+                continue;
+            };
+            let relayed = self.engine.rules().relays.contains(&mailbox);
+            match self.reader.received(&self.name, &peer, &id, &mailboxes[mailbox].name) {
+                Ok(Some(true)) => answers.push((index, Outcome::Stored { duplicate: true, relayed })),
+                Ok(Some(false)) => answers.push((index, Outcome::Refused(later.clone()))),
+                Ok(None) => ours.push((index, address, mailbox, relayed)),
+                Err(error) => {
+                    log::error!("{}: cannot look up received mail: {error}", self.name);
+                    let refusal = Refusal::temporary(3, 0, "the recipient's mail store does not answer");
+                    answers.push((index, Outcome::Refused(refusal)));
+                }
+            }
+        }
+        if ours.is_empty() {
+            return done(answers);
+        }
+        if !self.engine.claim(peer, id) {
+            answers.extend(ours.iter().map(|(index, ..)| (*index, Outcome::Refused(later.clone()))));
+            return done(answers);
+        }
+        let to_server: HashSet<u32> = ours.iter().filter(|(.., relayed)| *relayed).map(|(index, ..)| *index).collect();
+        mail.recipients = ours.into_iter().map(|(index, address, mailbox, _)| (index, address, mailbox)).collect();
+        let handle = self.handle.clone();
+        self.shared.pool.deliver(self.number, mail, move |results| {
+            answers.extend(results.iter().map(|(index, result)| {
+                let relayed = to_server.contains(index);
+                let outcome =
+                    result.clone().map_or_else(Outcome::Refused, |()| Outcome::Stored { duplicate: false, relayed });
+                (*index, outcome)
+            }));
+            handle.send(Command::Delivered(peer, id, results));
+            done(answers);
+        });
     }
 
     fn read_body(
@@ -859,16 +940,7 @@ impl AccountThread {
     /// What is to be done from time to time.
     fn look_after(&mut self, actions: &mut Vec<Action>) {
         let now = Instant::now();
-        if now >= self.bootstrap_next {
-            if self.tox.connection() == Connection::Offline {
-                self.bootstrap();
-                self.bootstrap_next = now + self.bootstrap_wait;
-                self.bootstrap_wait = (self.bootstrap_wait * 2).min(BOOTSTRAP_MAX);
-            } else {
-                self.bootstrap_next = now + BOOTSTRAP;
-                self.bootstrap_wait = BOOTSTRAP;
-            }
-        }
+        self.bootstrap.turn(&mut self.tox);
         if now >= self.save_next {
             self.save_next = now + SAVE_EVERY;
             self.save();
@@ -890,37 +962,11 @@ impl AccountThread {
                 self.keys.remove(&number);
             }
             let Some(asking) = self.asking.get_mut(&key) else { continue };
-            let eager = now.duration_since(asking.since) < ASK_EAGERLY;
-            asking.next = now + if eager { ASK_AGAIN } else { ASK_AGAIN_LATER };
+            asking.next = now + ask_again(now.duration_since(asking.since));
             match self.tox.add_friend(&asking.id, &asking.message) {
                 Ok(number) => self.know(number, key),
                 Err(error) => log::error!("{}: cannot ask {key} again: {error}", self.name),
             }
-        }
-    }
-
-    /// Asks the configured nodes for a way in. Names are looked up in a thread of their own, as that may take seconds.
-    fn bootstrap(&mut self) {
-        let (literal, named): (Vec<_>, Vec<_>) =
-            self.bootstrap_nodes.iter().partition(|node| node.host.parse::<std::net::IpAddr>().is_ok());
-        let literal: Vec<_> = literal.into_iter().cloned().collect();
-        for node in &literal {
-            self.tox.bootstrap(&node.host, node.port, &node.tcp_ports, &node.key);
-        }
-        if named.is_empty() || !self.resolve {
-            return;
-        }
-        let named: Vec<BootstrapNode> = named.into_iter().cloned().collect();
-        let handle = self.handle.clone();
-        let looked_up = std::thread::Builder::new().name("resolve".into()).spawn(move || {
-            let found = named.iter().filter_map(|node| {
-                let address = (node.host.as_str(), node.port).to_socket_addrs().ok()?.next()?;
-                Some((address.ip().to_string(), node.port, node.tcp_ports.clone(), node.key))
-            });
-            handle.send(Command::Bootstrap(found.collect()));
-        });
-        if let Err(error) = looked_up {
-            log::error!("{}: cannot look up the bootstrap nodes: {error}", self.name);
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::account::Handle;
+use super::courier;
+use super::relay_role::RelayHandle;
 use crate::store::Store;
 use crate::telemetry::notify;
 
@@ -39,12 +41,14 @@ impl Pulse {
 }
 
 /// Tells the service manager that the agent is alive, as long as each of its parts is: the accounts' threads turn their
-/// loops, the store's thread answers, a task runs on the runtime.
+/// loops, as does the courier, the store's thread answers, a task runs on the runtime.
 pub struct Watchdog {
     limit: Duration,
     ticks: tokio::time::Interval,
     accounts: Vec<(String, Handle)>,
     store: (Store, Pulse),
+    courier: courier::Handle,
+    relay: Option<Arc<RelayHandle>>,
     runtime: Pulse,
     /// Who was silent at the last look.
     stuck: Option<String>,
@@ -52,7 +56,13 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// One that must be heard within each `patience`. Each part may take half of that to answer.
-    pub fn new(patience: Duration, accounts: Vec<(String, Handle)>, store: Store) -> Self {
+    pub fn new(
+        patience: Duration,
+        accounts: Vec<(String, Handle)>,
+        store: Store,
+        courier: courier::Handle,
+        relay: Option<Arc<RelayHandle>>,
+    ) -> Self {
         let mut ticks = tokio::time::interval(patience / 4);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
@@ -60,6 +70,8 @@ impl Watchdog {
             ticks,
             accounts,
             store: (store, Pulse::default()),
+            courier,
+            relay,
             runtime: Pulse::default(),
             stuck: None,
         }
@@ -84,6 +96,10 @@ impl Watchdog {
         for (_, handle) in &self.accounts {
             handle.wake();
         }
+        self.courier.wake();
+        if let Some(relay) = &self.relay {
+            relay.wake();
+        }
         let (store, pulse) = (&self.store.0, self.store.1.clone());
         store.ping(move || pulse.beat());
         let pulse = self.runtime.clone();
@@ -93,8 +109,13 @@ impl Watchdog {
     /// A part that has been silent for too long.
     fn stuck(&self) -> Option<String> {
         let accounts = self.accounts.iter().map(|(name, handle)| (format!("the thread `tox {name}`"), &handle.pulse));
-        let others = [("the thread `store`".to_owned(), &self.store.1), ("the runtime".to_owned(), &self.runtime)];
-        accounts.chain(others).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
+        let others = [
+            ("the thread `store`".to_owned(), &self.store.1),
+            ("the thread `courier`".to_owned(), &self.courier.pulse),
+            ("the runtime".to_owned(), &self.runtime),
+        ];
+        let relay = self.relay.iter().map(|relay| ("the thread `relay`".to_owned(), &relay.pulse));
+        accounts.chain(others).chain(relay).find(|(_, pulse)| pulse.silence() > self.limit).map(|(part, _)| part)
     }
 }
 
@@ -136,7 +157,11 @@ mod tests {
         let patience = Duration::from_secs(8);
         runtime.block_on(async {
             let (handle, _inbox) = Handle::new().expect("handle");
-            let mut watchdog = Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone());
+            let (courier, _courier_inbox) = courier::Handle::new();
+            let mut watchdog =
+                Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
+            let mut watchdog =
+                Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
             assert_eq!(watchdog.stuck(), None);
             // As if it was that long ago.
             let age = |pulse: &mut Pulse| pulse.since -= patience;
@@ -147,6 +172,8 @@ mod tests {
             assert_eq!(watchdog.stuck().as_deref(), Some("the thread `store`"));
             age(&mut watchdog.runtime);
             watchdog.look();
+            // Nobody runs it here.
+            watchdog.courier.pulse.beat();
             // Both answer now that they are asked.
             while watchdog.stuck().is_some() {
                 tokio::task::yield_now().await;

@@ -9,6 +9,7 @@ use super::account::Command;
 use super::contacts::Contacts;
 use super::names::Names;
 use super::probe::Probes;
+use super::relays::{self, Relays};
 use super::reload::Reloader;
 use crate::control::{Backend, Failure, api};
 use crate::engine::transfer::MailId;
@@ -35,6 +36,8 @@ pub struct Manager {
     pub reloader: Arc<Reloader>,
     /// When the agent started.
     pub started: Instant,
+    /// Who knows of relays; nobody where the agent neither is one nor uses any.
+    pub relays: Option<Arc<dyn Relays>>,
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -59,6 +62,11 @@ impl Manager {
             None if self.contacts.directory.accounts().len() == 1 => Ok(0),
             None => Err(Failure::Conflict("there are several accounts: say which one with --account".into())),
         }
+    }
+
+    fn with_relays(&self) -> Result<&dyn Relays, Failure> {
+        let none = || Failure::Conflict("this agent neither is a relay nor uses any".into());
+        self.relays.as_deref().ok_or_else(none)
     }
 
     fn check_account(&self, name: Option<&str>) -> Result<(), Failure> {
@@ -259,6 +267,7 @@ impl Backend for Manager {
                 octets: queue.octets,
                 oldest: queue.oldest.map(|ms| ms / 1000),
             },
+            relays: self.relays(None)?,
         })
     }
 
@@ -577,6 +586,7 @@ impl Backend for Manager {
                     let share = *sent as f64 / line.wire_size.max(1) as f64;
                     (share * line.size as f64) as u64
                 }),
+                at_relays: line.at_relays.map(|(relays, since)| api::AtRelays { relays, since: since / 1000 }),
             };
             match entries.last_mut().filter(|entry| entry.queue_id == line.queue_id) {
                 Some(entry) => entry.recipients.push(recipient),
@@ -640,5 +650,36 @@ impl Backend for Manager {
         self.names.set_id(at, id);
         let account = self.contacts.directory.accounts()[at].name.clone();
         Ok(api::NewId { account, tox_id: id.to_string(), before })
+    }
+
+    fn relays(&self, account: Option<&str>) -> Result<api::Relays, Failure> {
+        self.check_account(account)?;
+        self.relays.as_ref().map_or_else(|| Ok(api::Relays::default()), |relays| relays.overview(account))
+    }
+
+    fn use_relay(&self, what: api::UseRelay) -> Result<api::UsedRelay, Failure> {
+        let at = self.account(what.account.as_deref())?;
+        let (relay, invite) = relays::parse(&what.relay)?;
+        self.with_relays()?.add(at, relay, invite)
+    }
+
+    fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), Failure> {
+        let at = self.account(account)?;
+        let account = &self.contacts.directory.accounts()[at].name;
+        let key = relays::named(relay, &self.relays(Some(account))?.used)?;
+        self.with_relays()?.remove(at, key)
+    }
+
+    fn invite(&self, what: api::NewInvite) -> Result<api::Invited, Failure> {
+        self.with_relays()?.invite(what.quota)
+    }
+
+    fn owners(&self) -> Result<Vec<api::Owner>, Failure> {
+        self.with_relays()?.owners()
+    }
+
+    fn remove_owner(&self, key: &str) -> Result<(), Failure> {
+        let key = key.parse().map_err(|error| Failure::Invalid(format!("an owner is named by its key: {error}")))?;
+        self.with_relays()?.remove_owner(key)
     }
 }

@@ -3,7 +3,9 @@
 //! `transport`.
 
 mod account;
+mod bootstrap;
 mod contacts;
+mod courier;
 mod delivery;
 mod directory;
 mod health;
@@ -12,8 +14,12 @@ mod names;
 mod notices;
 mod partial;
 mod probe;
+pub mod relay_client;
+mod relay_role;
+mod relays;
 mod reload;
 mod run;
 mod submission;
+mod waker;
 
 pub use run::main;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::account::Command;
 use super::names::Names;
+use super::relay_role::RelayHandle;
 use super::run;
 use crate::config::{self, Config};
 use crate::control::api::Reloaded;
@@ -41,6 +42,8 @@ pub struct Reloader {
     pub live: Arc<Live>,
     /// Whose settings are changed; by them contacts, accounts' threads and the store.
     pub names: Arc<Names>,
+    /// The own relay, if there is one.
+    pub relay: Option<Arc<RelayHandle>>,
     /// The LMTP server's limits.
     pub limits: watch::Sender<Arc<lmtp::Limits>>,
     /// One at a time.
@@ -92,6 +95,10 @@ impl Reloader {
         }
         if let Some(settings) = settings {
             self.names.change(settings);
+        }
+        if let Some(relay) = &self.relay {
+            relay.configure(config.relay.clone());
+            relay.set_nodes(config.tox.bootstrap.clone());
         }
         self.limits.send_replace(Arc::new(limits));
         self.live.set(config);

@@ -19,12 +19,14 @@ use tokio::sync::watch;
 
 use super::account::{AccountThread, Command, Handle, Identity, Shared};
 use super::contacts::Contacts;
+use super::courier;
 use super::delivery::{self, DeliveryPool};
 use super::directory::{self, Directory};
 use super::health::{self, Watchdog};
 use super::manage::Manager;
 use super::names::{Names, Settings};
 use super::probe::Probes;
+use super::relay_role::{self, RelayHandle};
 use super::reload::{Live, Reloader};
 use super::submission::Queueing;
 use crate::backup::place::{self, Recovered};
@@ -120,19 +122,18 @@ fn take_state(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
     Ok(lock)
 }
 
-/// The options for the account `number`.
-fn tox_options(config: &Config, number: usize) -> tox::Options {
-    let proxy = config.tox.proxy.as_ref().map(|proxy| match proxy.kind {
+/// The options for each Tox instance of this agent: the accounts', and those made for relays. None listens on TCP.
+pub(super) fn tox_options(settings: &config::Tox) -> tox::Options {
+    let proxy = settings.proxy.as_ref().map(|proxy| match proxy.kind {
         ProxyKind::Socks5 => tox::Proxy::Socks5(proxy.host.clone(), proxy.port),
         ProxyKind::Http => tox::Proxy::Http(proxy.host.clone(), proxy.port),
     });
     tox::Options {
-        udp: config.tox.udp,
-        ipv6: config.tox.ipv6,
-        lan_discovery: config.tox.lan_discovery,
-        port_range: config.tox.port_range,
-        // One port, one relay: the instance of a second account could not bind it, and would not start.
-        tcp_relay_port: if number == 0 { config.tox.tcp_relay_port } else { 0 },
+        udp: settings.udp,
+        ipv6: settings.ipv6,
+        lan_discovery: settings.lan_discovery,
+        port_range: settings.port_range,
+        tcp_relay_port: 0,
         proxy,
     }
 }
@@ -145,7 +146,10 @@ fn open_identity(config: &Config, number: usize) -> anyhow::Result<(Tox, Identit
     let identity = Identity::new(&config.state_dir, &account.name, passphrase);
     let shown = identity.path().display().to_string();
     let saved = identity.load().with_context(|| format!("cannot load the identity {shown}"))?;
-    let mut tox = Tox::new(&tox_options(config, number), saved.as_ref().map(|data| &data[..]))
+    // One port, one TCP relay: the instance of a second account could not bind it, and would not start.
+    let tcp_relay_port = if number == 0 { config.tox.tcp_relay_port } else { 0 };
+    let options = tox::Options { tcp_relay_port, ..tox_options(&config.tox) };
+    let mut tox = Tox::new(&options, saved.as_ref().map(|data| &data[..]))
         .with_context(|| format!("account {}", account.name))?;
     tox.set_name(&account.name);
     // With a passphrase also an old one: until now it may have been in the clear.
@@ -267,6 +271,9 @@ fn listener(
 
 fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     log::info!("tox-agent {} starts, libtoxcore {}, {}", env!("CARGO_PKG_VERSION"), tox::version(), path.display());
+    for node in config.tox.unusable_nodes() {
+        log::warn!("tox.bootstrap: {} is a name, which is not looked up with a proxy: give its IP address", node.host);
+    }
     let lock = take_state(&config.state_dir)?;
     let clock = Arc::new(Clock::start(&config.state_dir.join("clock")));
     keep(&clock);
@@ -361,8 +368,11 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     let pool = Arc::new(pool);
     let _ = pool_slot.set(pool.clone());
 
+    let relay = relay(config, &clock)?;
+    let (courier, courier_inbox) = courier::Handle::new();
     let (asked, requests) = tokio::sync::mpsc::channel(MAX_ASKED);
     let shared = Shared {
+        courier: courier.clone(),
         store: store.clone(),
         pool: pool.clone(),
         directory: directory.clone(),
@@ -370,8 +380,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         state_dir: config.state_dir.clone(),
         asked,
     };
-    // A name looked up would leave the host outside the proxy.
-    let resolve = config.tox.proxy.is_none();
+    let resolve = config.tox.resolves();
     let mut threads = Vec::new();
     for (number, ((tox, identity), inbox)) in toxes.into_iter().zip(inboxes).enumerate() {
         let account = &config.accounts[number];
@@ -383,9 +392,34 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         threads.push(std::thread::Builder::new().name(name).spawn(move || thread.run())?);
     }
 
+    let with_lanes = config.accounts.iter().zip(&ids).zip(&handles);
+    let with_lanes = with_lanes.map(|((account, id), handle)| (account.name.clone(), id.key(), handle.clone()));
+    let courier_thread = courier::start(
+        courier_inbox,
+        courier.clone(),
+        store.clone(),
+        clock.clone(),
+        live.clone(),
+        config.state_dir.clone(),
+        relay.clone(),
+        with_lanes.collect(),
+    )?;
+    let desk = courier::Desk {
+        courier: courier.clone(),
+        relay: relay.clone(),
+        store: store.clone(),
+        clock: clock.clone(),
+        live: live.clone(),
+    };
+
     // A thread that ended before it was told to has panicked: better a restart than mail that nobody sends.
-    let alive = || !store_thread.is_finished() && !threads.iter().any(std::thread::JoinHandle::is_finished);
-    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, &alive);
+    let alive = || {
+        !store_thread.is_finished()
+            && !courier_thread.is_finished()
+            && !threads.iter().any(std::thread::JoinHandle::is_finished)
+            && !relay.as_ref().is_some_and(|relay| relay.is_finished())
+    };
+    let served = serve(path, &live, passed, &runtime, &names, requests, &pool, &reader, desk, &alive);
 
     // The links say goodbye, what was received is finished, and what is decided is written; in this order.
     handles.iter().for_each(|handle| handle.send(Command::Stop));
@@ -394,12 +428,30 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
             log::error!("an account's thread had panicked");
         }
     }
+    courier.stop();
+    if courier_thread.join().is_err() {
+        log::error!("the courier had panicked");
+    }
+    if let Some(relay) = &relay {
+        relay.stop();
+    }
     pool.stop();
     store.stop();
     let _ = store_thread.join();
     drop(lock);
     log::info!("tox-agent stopped");
     served
+}
+
+/// Starts the relay that this agent is for others, if it is one.
+fn relay(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Option<Arc<RelayHandle>>> {
+    if !config.relay.enabled {
+        return Ok(None);
+    }
+    let (relay, tox) = (config.relay.clone(), &config.tox);
+    let (options, nodes) = (tox_options(tox), tox.bootstrap.clone());
+    let handle = relay_role::start(relay, &options, nodes, tox.resolves(), &config.state_dir, clock.clone())?;
+    Ok(Some(Arc::new(handle)))
 }
 
 #[allow(clippy::too_many_arguments, reason = "called once")]
@@ -412,10 +464,12 @@ fn serve(
     requests: tokio::sync::mpsc::Receiver<(usize, PublicKey)>,
     pool: &Arc<DeliveryPool>,
     reader: &Reader,
+    desk: courier::Desk,
     alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
     let Contacts { store, directory, handles, clock } = &names.contacts;
     let config = live.get();
+    let (courier, own_relay) = (desk.courier.clone(), desk.relay.clone());
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));
     let probes = Arc::new(Probes::default());
     let queueing = Queueing {
@@ -432,6 +486,7 @@ fn serve(
         path: path.to_owned(),
         live: live.clone(),
         names: names.clone(),
+        relay: desk.relay.clone(),
         limits,
         turn: std::sync::Mutex::default(),
     });
@@ -443,6 +498,7 @@ fn serve(
         state_dir: config.state_dir.clone(),
         hostname: config.hostname.clone(),
         started: Instant::now(),
+        relays: Some(Arc::new(desk)),
     };
     let allow_uids = uids(&config.control.allow_users).context("control.allow_users")?;
     let options = control::server::Options { allow_uids, ..Default::default() };
@@ -474,7 +530,7 @@ fn serve(
         let mut shown = String::new();
         let mut watchdog = notify::watchdog().map(|patience| {
             let threads = config.accounts.iter().map(|account| account.name.clone()).zip(handles.clone());
-            Watchdog::new(patience, threads.collect(), store.clone())
+            Watchdog::new(patience, threads.collect(), store.clone(), courier.clone(), own_relay.clone())
         });
         log::info!("ready");
         notify::ready();

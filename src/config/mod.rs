@@ -13,7 +13,7 @@ mod reload;
 pub mod units;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// The Tox network.
     pub tox: Tox,
+    /// The relay that this agent is for others.
+    pub relay: Relay,
     /// Addresses that are looked up in the DNS.
     pub names: Names,
     /// At least one account; names, addresses and Maildirs occur once.
@@ -120,6 +122,8 @@ pub struct Queue {
     pub retry_max: Duration,
     /// After how long the sender is told that a mail still waits; zero: never.
     pub delay_notice: Duration,
+    /// How long a contact must have been offline before mail to it goes to relays.
+    pub relay_after: Duration,
     /// The MTA that takes notices by SMTP; without one they go into the account's own mailbox.
     pub notices: Option<Destination>,
     /// The most disk space waiting mail may take, in octets; never less than the largest mail.
@@ -148,10 +152,32 @@ pub struct Tox {
     pub port_range: (u16, u16),
     /// The TCP port on which this agent serves others as a relay; 0: none.
     pub tcp_relay_port: u16,
-    /// The proxy all traffic goes through.
+    /// The proxy all traffic goes through; `tox.private` where that is set.
     pub proxy: Option<Proxy>,
+    /// Whether nothing at all may go past the proxy (`tox.private`): no UDP, no port that listens, no broadcast, no query
+    /// of the DNS. The other fields say so too, and the proxy is an IP address.
+    pub private: bool,
     /// The nodes by which the network is entered.
     pub bootstrap: Vec<BootstrapNode>,
+}
+
+/// `[relay]`: where mail of others waits for who is offline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Whether this agent is one.
+    pub enabled: bool,
+    /// Whether anybody may have mail wait here, within `max_owners`; otherwise who has an invite.
+    pub open: bool,
+    /// Whether contacts are told of it, and get an invite if they want one.
+    pub offer: bool,
+    /// The most disk space for all that waits, in octets.
+    pub max_disk: u64,
+    /// The most for one owner whose invite says nothing else, in octets; never more than `max_disk`.
+    pub owner_quota: u64,
+    /// The most owners of an open relay.
+    pub max_owners: usize,
+    /// How long mail waits, in whole seconds.
+    pub retention: Duration,
 }
 
 /// `[names]`: addresses looked up in the DNS.
@@ -247,6 +273,25 @@ pub struct Account {
     pub passphrase: Option<PassphraseSource>,
     /// Further mailboxes under the same Tox identity.
     pub mailboxes: Vec<Mailbox>,
+    /// At which relays its mail may wait while it is offline.
+    pub relays: Relays,
+    /// Whether whoever deposits mail at relays is told by them that it was stored.
+    pub receipts: bool,
+    /// The longest a receipt is kept back, at random, before it goes to relays.
+    pub receipt_delay: Duration,
+    /// The mean pause between two looks at a relay that has announced nothing.
+    pub relay_poll: Duration,
+}
+
+/// At which relays mail for an account may wait (`relays`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relays {
+    /// Up to three: those told by `toxctl relay use`, then those that contacts offer.
+    Auto,
+    /// Only those told by `toxctl relay use`.
+    Own,
+    /// At none.
+    None,
 }
 
 /// `[[account.mailbox]]`: a further mailbox of an account, also reachable as `name@<key>.tox.alt`.
@@ -272,6 +317,19 @@ pub enum Way {
         /// `deliver_to`: whom the server is told.
         recipient: ForwardPath,
     },
+}
+
+impl Tox {
+    /// Whether names of hosts may be looked up: the query would go past a proxy.
+    pub fn resolves(&self) -> bool {
+        self.proxy.is_none()
+    }
+
+    /// The bootstrap nodes that cannot be used: they have a name, and no name is looked up.
+    pub fn unusable_nodes(&self) -> impl Iterator<Item = &BootstrapNode> {
+        let named = |node: &&BootstrapNode| node.host.parse::<IpAddr>().is_err();
+        self.bootstrap.iter().filter(move |node| !self.resolves() && named(node))
+    }
 }
 
 impl Way {

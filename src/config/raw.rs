@@ -14,7 +14,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problems};
 use super::{
     Account, BootstrapNode, Config, Control, DEFAULT_CONTROL_SOCKET, DEFAULT_LMTP_SOCKET, Delivery, DomainKeys,
-    Incoming, Lmtp, Log, Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Tox, User, Way, units,
+    Incoming, Lmtp, Log, Mailbox, Names, PassphraseSource, Proxy, ProxyKind, Queue, Relay, Relays, Tox, User, Way,
+    units,
 };
 use crate::engine::trust::{Outgoing, Policy, Unsigned};
 use crate::identity::tox_id::PublicKey;
@@ -42,6 +43,8 @@ struct RawConfig {
     delivery: RawDelivery,
     #[serde(default)]
     tox: RawTox,
+    #[serde(default)]
+    relay: RawRelay,
     #[serde(default)]
     names: RawNames,
     #[serde(default)]
@@ -87,6 +90,7 @@ struct RawQueue {
     retry_min: Given<String>,
     retry_max: Given<String>,
     delay_notice: Given<String>,
+    relay_after: Given<String>,
     notices: Given<String>,
     max_disk: Given<Scalar>,
 }
@@ -103,10 +107,11 @@ struct RawDelivery {
 struct RawTox {
     udp: Given<bool>,
     ipv6: Option<bool>,
-    lan_discovery: Option<bool>,
+    lan_discovery: Given<bool>,
     port_range: Given<[i64; 2]>,
     tcp_relay_port: Given<i64>,
     proxy: Given<String>,
+    private: Given<String>,
     #[serde(default)]
     bootstrap: Vec<RawBootstrap>,
 }
@@ -119,6 +124,18 @@ struct RawBootstrap {
     key: Spanned<String>,
     #[serde(default)]
     tcp_ports: Vec<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawRelay {
+    enabled: Option<bool>,
+    open: Option<bool>,
+    offer: Given<String>,
+    max_disk: Given<Scalar>,
+    owner_quota: Given<Scalar>,
+    max_owners: Given<i64>,
+    retention: Given<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -159,6 +176,10 @@ struct RawAccount {
     maildir: Given<String>,
     passphrase_file: Given<String>,
     passphrase_credential: Given<String>,
+    relays: Given<String>,
+    receipts: Option<bool>,
+    receipt_delay: Given<String>,
+    relay_poll: Given<String>,
     #[serde(default)]
     mailbox: Vec<RawMailbox>,
 }
@@ -269,6 +290,8 @@ struct Seen {
     maildirs: BTreeMap<PathBuf, usize>,
     /// `lmtp.socket`: mail handed to it would go round in a circle.
     own_socket: PathBuf,
+    /// `tox.private`: no name of a host may be looked up.
+    private: bool,
 }
 
 impl Checker<'_, '_> {
@@ -290,7 +313,8 @@ impl Checker<'_, '_> {
 
     fn config(&mut self, raw: RawConfig) -> Config {
         let lmtp = self.lmtp(raw.lmtp);
-        let queue = self.queue(raw.queue, lmtp.max_size);
+        let private = raw.tox.private.is_some();
+        let queue = self.queue(raw.queue, lmtp.max_size, private);
         Config {
             state_dir: self.take(raw.state_dir, "/var/lib/tox-agent".into(), |p| absolute("state_dir", &p)),
             hostname: match raw.hostname {
@@ -303,9 +327,10 @@ impl Checker<'_, '_> {
                 max_size: self.take(raw.delivery.max_size, 50 << 20, |s| mail_size("delivery.max_size", &s)),
                 min_free: self.take(raw.delivery.min_free, 64 << 20, |s| octets("delivery.min_free", &s, 0, 1 << 50)),
             },
-            names: self.names(raw.names, raw.tox.proxy.is_some()),
+            names: self.names(raw.names, raw.tox.proxy.is_some(), private),
             tox: self.tox(raw.tox),
-            accounts: self.accounts(raw.account, &lmtp.socket),
+            relay: self.relay(raw.relay),
+            accounts: self.accounts(raw.account, &lmtp.socket, private),
             lmtp,
             queue,
         }
@@ -350,7 +375,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn queue(&mut self, raw: RawQueue, largest: u64) -> Queue {
+    fn queue(&mut self, raw: RawQueue, largest: u64, private: bool) -> Queue {
         const YEAR: u64 = 365 * 86_400;
         let retry_max = raw.retry_max.as_ref().map(Spanned::span);
         let max_disk = raw.max_disk.as_ref().map(Spanned::span);
@@ -363,9 +388,11 @@ impl Checker<'_, '_> {
                 Ok(never) if never.is_zero() => Ok(never),
                 _ => span("queue.delay_notice", &t, 1, YEAR),
             }),
+            relay_after: self
+                .take(raw.relay_after, Duration::from_secs(60), |t| span("queue.relay_after", &t, 0, YEAR)),
             notices: self.take(raw.notices, None, |text| match (text.as_str(), text.parse::<Destination>()) {
                 ("mailbox", _) => Ok(None),
-                (_, Ok(mta @ Destination::Smtp { .. })) => Ok(Some(mta)),
+                (_, Ok(mta @ Destination::Smtp { .. })) => unnamed("queue.notices", mta, private).map(Some),
                 _ => Err("queue.notices is \"mailbox\", or the MTA that takes them, as \"smtp:127.0.0.1:25\"".into()),
             }),
             max_disk: self.take(raw.max_disk, 10 << 30, |s| octets("queue.max_disk", &s, 1 << 20, 1 << 50)),
@@ -382,15 +409,30 @@ impl Checker<'_, '_> {
     fn tox(&mut self, raw: RawTox) -> Tox {
         let udp_span = raw.udp.as_ref().map(Spanned::span);
         let proxy_span = raw.proxy.as_ref().map(Spanned::span);
-        let udp = raw.udp.is_none_or(Spanned::into_inner);
-        if udp && proxy_span.is_some() {
+        let private = raw.private.is_some();
+        if private {
+            let relay_port = raw.tcp_relay_port.as_ref().filter(|port| *port.get_ref() != 0);
+            let on = |key: &Given<bool>| key.as_ref().filter(|key| *key.get_ref()).map(Spanned::span);
+            for (span, text) in [
+                (on(&raw.udp), "tox.udp: UDP would go past the proxy"),
+                (on(&raw.lan_discovery), "tox.lan_discovery: the local net would hear of this host"),
+                (relay_port.map(Spanned::span), "tox.tcp_relay_port: others would connect to this host's address"),
+                (proxy_span.clone(), "tox.proxy: tox.private is the proxy"),
+            ] {
+                if span.is_some() {
+                    self.problems.add(span, format!("{text}; remove it, or tox.private"));
+                }
+            }
+        }
+        let udp = raw.udp.map_or(!private, Spanned::into_inner);
+        if udp && proxy_span.is_some() && !private {
             let text = "with a proxy, tox.udp must be false: UDP would go past the proxy and show this host's address";
             self.problems.add(udp_span.or(proxy_span), text);
         }
         Tox {
             udp,
             ipv6: raw.ipv6.unwrap_or(true),
-            lan_discovery: raw.lan_discovery.unwrap_or(true),
+            lan_discovery: raw.lan_discovery.map_or(!private, Spanned::into_inner),
             port_range: self.take(raw.port_range, (33445, 33545), |[first, last]| {
                 let (first, last) = (port("tox.port_range", first)?, port("tox.port_range", last)?);
                 if first <= last {
@@ -401,15 +443,46 @@ impl Checker<'_, '_> {
             }),
             tcp_relay_port: self
                 .take(raw.tcp_relay_port, 0, |n| if n == 0 { Ok(0) } else { port("tox.tcp_relay_port", n) }),
-            proxy: self.take(raw.proxy, None, |text| proxy(&text).map(Some)),
+            proxy: match raw.private {
+                Some(private) => self.require(private, |text| private_proxy(&text)),
+                None => self.take(raw.proxy, None, |text| proxy("tox.proxy", &text).map(Some)),
+            },
+            private,
             bootstrap: raw.bootstrap.into_iter().filter_map(|node| self.bootstrap(node)).collect(),
         }
     }
 
-    fn names(&mut self, raw: RawNames, proxy: bool) -> Names {
+    fn relay(&mut self, raw: RawRelay) -> Relay {
+        let quota_span = raw.owner_quota.as_ref().or(raw.max_disk.as_ref()).map(Spanned::span);
+        let relay = Relay {
+            enabled: raw.enabled.unwrap_or(false),
+            open: raw.open.unwrap_or(false),
+            offer: self.take(raw.offer, false, |word| match word.as_str() {
+                "contacts" => Ok(true),
+                "none" => Ok(false),
+                _ => Err("relay.offer is \"contacts\" or \"none\"".into()),
+            }),
+            max_disk: self.take(raw.max_disk, 1 << 30, |s| octets("relay.max_disk", &s, 4 << 20, 1 << 50)),
+            owner_quota: self.take(raw.owner_quota, 100 << 20, |s| octets("relay.owner_quota", &s, 4 << 20, 1 << 50)),
+            max_owners: self.take(raw.max_owners, 100, |n| count("relay.max_owners", n, 10_000)),
+            retention: self.take(raw.retention, Duration::from_secs(30 * 86_400), |t| {
+                span("relay.retention", &t, 3600, 365 * 86_400)
+            }),
+        };
+        if relay.owner_quota > relay.max_disk {
+            self.problems
+                .add(quota_span, "relay.owner_quota is larger than relay.max_disk: one owner could not have it");
+        }
+        relay
+    }
+
+    fn names(&mut self, raw: RawNames, proxy: bool, private: bool) -> Names {
         let span_of_lookup = raw.lookup.as_ref().map(Spanned::span);
-        let lookup = raw.lookup.map_or(!proxy, Spanned::into_inner);
-        if lookup && proxy {
+        let lookup = raw.lookup.map_or(!proxy && !private, Spanned::into_inner);
+        if lookup && private {
+            let text = "names.lookup: DNS queries would go past the proxy; remove it, or tox.private";
+            self.problems.add(span_of_lookup, text);
+        } else if lookup && proxy {
             let text = "with a proxy, names.lookup must be false: DNS queries would go past the proxy";
             self.problems.add(span_of_lookup, text);
         }
@@ -480,17 +553,17 @@ impl Checker<'_, '_> {
         raw.into_iter().filter_map(|user| self.require(user, check)).collect()
     }
 
-    fn accounts(&mut self, raw: Vec<Spanned<RawAccount>>, own_socket: &Path) -> Vec<Account> {
+    fn accounts(&mut self, raw: Vec<Spanned<RawAccount>>, own_socket: &Path, private: bool) -> Vec<Account> {
         if raw.is_empty() {
             self.problems.add(None, "no account: write at least one [[account]] with a name and a maildir");
         }
-        let mut seen = Seen { own_socket: own_socket.to_owned(), ..Seen::default() };
+        let mut seen = Seen { own_socket: own_socket.to_owned(), private, ..Seen::default() };
         raw.into_iter().filter_map(|account| self.account(account.into_inner(), &mut seen)).collect()
     }
 
     fn account(&mut self, raw: RawAccount, seen: &mut Seen) -> Option<Account> {
-        let span = raw.name.span();
-        let line = self.problems.line(span.start);
+        let name_span = raw.name.span();
+        let line = self.problems.line(name_span.start);
         let named = self.require(raw.name, |name| {
             account_name("an account's name", &name)?;
             match seen.names.insert(name.clone(), line) {
@@ -503,11 +576,19 @@ impl Checker<'_, '_> {
         let addresses = self.addresses("addresses", raw.addresses, &owner, None, seen);
         let senders = self.addresses("senders", raw.senders, &owner, Some(&owner), seen);
         let own = RawWay { deliver: raw.deliver, deliver_to: raw.deliver_to, maildir: raw.maildir };
-        let way = self.way(own, &owner, span, None, seen);
+        let way = self.way(own, &owner, name_span, None, seen);
         let file = self.take(raw.passphrase_file, None, |p| absolute("passphrase_file", &p).map(Some));
         let also = file.is_some();
         let credential = self.take(raw.passphrase_credential, None, |name| credential(name, also).map(Some));
         let passphrase = credential.map(PassphraseSource::Credential).or(file.map(PassphraseSource::File));
+        let relays = self.take(raw.relays, Relays::Auto, |word| match word.as_str() {
+            "auto" => Ok(Relays::Auto),
+            "own" => Ok(Relays::Own),
+            "none" => Ok(Relays::None),
+            _ => Err("relays is one of \"auto\", \"own\", \"none\"".into()),
+        });
+        let receipt_delay = self.take(raw.receipt_delay, Duration::ZERO, |t| span("receipt_delay", &t, 0, 86_400));
+        let relay_poll = self.take(raw.relay_poll, Duration::from_secs(600), |t| span("relay_poll", &t, 1, 86_400));
         let mut names = BTreeMap::new();
         let mut mailboxes = Vec::new();
         for mailbox in raw.mailbox {
@@ -533,7 +614,18 @@ impl Checker<'_, '_> {
                 mailboxes.push(Mailbox { name, addresses, way });
             }
         }
-        Some(Account { name: named?, addresses, senders, way: way?, passphrase, mailboxes })
+        Some(Account {
+            name: named?,
+            addresses,
+            senders,
+            way: way?,
+            passphrase,
+            mailboxes,
+            relays,
+            receipts: raw.receipts.unwrap_or(true),
+            receipt_delay,
+            relay_poll,
+        })
     }
 
     /// `shared` is an owner whose other list may hold the same address: an address of an account is its sender anyway.
@@ -596,7 +688,7 @@ impl Checker<'_, '_> {
                     Ok(Destination::Lmtp(path)) if path == seen.own_socket => {
                         Err("deliver: this is lmtp.socket, by which mail goes out: it would go round".to_owned())
                     }
-                    Ok(destination) => Ok(Some(destination)),
+                    Ok(destination) => unnamed("deliver", destination, seen.private).map(Some),
                     Err(error) => Err(format!(
                         "deliver: `{}`: {error}; it is \"maildir\", \"lmtp:/path\" or \"smtp:host:port\"",
                         text.escape_debug()
@@ -762,8 +854,8 @@ fn host(key: &str, text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn proxy(text: &str) -> Result<Proxy, String> {
-    let wrong = || "tox.proxy is \"socks5://HOST:PORT\" or \"http://HOST:PORT\", without user name and path".to_owned();
+fn proxy(key: &str, text: &str) -> Result<Proxy, String> {
+    let wrong = || format!("{key} is \"socks5://HOST:PORT\" or \"http://HOST:PORT\", without user name and path");
     let (kind, rest) = if let Some(rest) = text.strip_prefix("socks5://") {
         (ProxyKind::Socks5, rest)
     } else {
@@ -776,7 +868,25 @@ fn proxy(text: &str) -> Result<Proxy, String> {
         None => name,
     };
     let number = number.parse().map_err(|_| wrong())?;
-    Ok(Proxy { kind, host: host("tox.proxy", name).map_err(|_| wrong())?, port: port("tox.proxy", number)? })
+    Ok(Proxy { kind, host: host(key, name).map_err(|_| wrong())?, port: port(key, number)? })
+}
+
+/// The proxy that everything goes over. It has no name: to find its address would be a query of the DNS.
+fn private_proxy(text: &str) -> Result<Proxy, String> {
+    proxy("tox.private", text)
+        .ok()
+        .filter(|proxy| proxy.kind == ProxyKind::Socks5 && proxy.host.parse::<IpAddr>().is_ok())
+        .ok_or_else(|| "tox.private is \"socks5://IP-ADDRESS:PORT\", as in \"socks5://127.0.0.1:9050\" for Tor".into())
+}
+
+/// A server that mail is handed to. With `tox.private` it has no name, which would be looked up in the DNS.
+fn unnamed(key: &str, server: Destination, private: bool) -> Result<Destination, String> {
+    match &server {
+        Destination::Smtp { host, .. } if private && host.parse::<IpAddr>().is_err() => {
+            Err(format!("{key}: with tox.private nothing is looked up: give the IP address of {host}"))
+        }
+        _ => Ok(server),
+    }
 }
 
 fn account_name(what: &str, name: &str) -> Result<(), String> {

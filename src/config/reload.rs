@@ -44,6 +44,8 @@ pub fn compare(running: &Config, read: Config) -> Change {
         "tox.port_range" tox.port_range,
         "tox.tcp_relay_port" tox.tcp_relay_port,
         "tox.proxy" tox.proxy,
+        "tox.private" tox.private,
+        "relay.enabled" relay.enabled,
     }
     if new.tox.proxy.is_some() && new.names.lookup {
         // The file that allows look-ups has no proxy any more, but until the restart there is one to go past.
@@ -60,10 +62,17 @@ pub fn compare(running: &Config, read: Config) -> Change {
         "queue.retry_min" queue.retry_min,
         "queue.retry_max" queue.retry_max,
         "queue.delay_notice" queue.delay_notice,
+        "queue.relay_after" queue.relay_after,
         "queue.max_disk" queue.max_disk,
         "delivery.max_size" delivery.max_size,
         "delivery.min_free" delivery.min_free,
         "tox.bootstrap" tox.bootstrap,
+        "relay.open" relay.open,
+        "relay.offer" relay.offer,
+        "relay.max_disk" relay.max_disk,
+        "relay.owner_quota" relay.owner_quota,
+        "relay.max_owners" relay.max_owners,
+        "relay.retention" relay.retention,
         "names.lookup" names.lookup,
         "names.resolver" names.resolver,
         "names.trust_anchor" names.trust_anchor,
@@ -144,6 +153,9 @@ fn accounts(running: &[Account], read: Vec<Account>, lists: &mut Lists) -> Vec<A
         };
         take("addresses", old.addresses == new.addresses);
         take("senders", old.senders == new.senders);
+        take("relays", old.relays == new.relays);
+        take("receipts", (old.receipts, old.receipt_delay) == (new.receipts, new.receipt_delay));
+        take("relay_poll", old.relay_poll == new.relay_poll);
         let shown = |account: &Account| -> Vec<_> {
             account.mailboxes.iter().map(|mailbox| (mailbox.name.clone(), mailbox.addresses.clone())).collect()
         };
@@ -198,12 +210,18 @@ maildir = "/m/carol"
             ("", "[lmtp]\nallow_users = [7]", "lmtp.allow_users"),
             ("", "[queue]\nexpire = \"1d\"", "queue.expire"),
             ("", "[queue]\nretry_max = \"2h\"", "queue.retry_max"),
+            ("", "[queue]\nrelay_after = \"5m\"", "queue.relay_after"),
             ("", "[delivery]\nmin_free = 0", "delivery.min_free"),
+            ("", "[relay]\nopen = true", "relay.open"),
+            ("", "[relay]\nretention = \"1d\"", "relay.retention"),
             ("", "[names]\nunsigned = \"tofu\"", "names.unsigned"),
             ("", "[names]\nincoming = \"all\"", "names.incoming"),
             ("alice@example.org", "a@example.org", "account `alice`: addresses"),
             ("maildir = \"/m/carol\"", "maildir = \"/m/carol\"\nsenders = [\"c@x.org\"]", "account `carol`: senders"),
             ("work@example.org", "w@example.org", "account `alice`: mailbox"),
+            ("\"carol\"", "\"carol\"\nrelays = \"none\"", "account `carol`: relays"),
+            ("\"carol\"", "\"carol\"\nreceipt_delay = \"1h\"", "account `carol`: receipts"),
+            ("\"carol\"", "\"carol\"\nrelay_poll = \"1h\"", "account `carol`: relay_poll"),
         ] {
             let (change, _, read) = changed(BASE, from, to);
             assert_eq!((change.applied, change.restart), (vec![key.to_owned()], Vec::new()), "{to}");
@@ -226,6 +244,7 @@ maildir = "/m/carol"
                 "account `carol`: the way of its mail",
             ),
             ("", "[queue]\nnotices = \"smtp:h:25\"", "queue.notices"),
+            ("", "[relay]\nenabled = true", "relay.enabled"),
             ("\"/m/work\"", "\"/m/w\"", "account `alice`: the way of mailbox `work`"),
             ("", "", ""),
         ] {

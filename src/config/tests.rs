@@ -35,7 +35,8 @@ fn the_sample_with_all_of_its_comments_taken_away_is_valid_too() {
         all += code.unwrap_or(line);
         all += "\n";
     }
-    let config = try_parse(&all.replace("udp = true", "udp = false")).expect("all");
+    // One proxy or the other.
+    let config = try_parse(&all.replace("udp = true", "udp = false").replace("\nprivate", "\n#private")).expect("all");
     assert_eq!(config.hostname, "laptop.local");
     assert_eq!(config.lmtp.group.as_deref(), Some("postfix"));
     assert_eq!(config.tox.proxy, Some(Proxy { kind: ProxyKind::Socks5, host: "127.0.0.1".into(), port: 9050 }));
@@ -68,9 +69,10 @@ fn every_value_is_read() {
          allow_users = ['postfix', 12, '13']\nmax_size = 2048\nmax_recipients = 3\nmax_connections = 4\n\
          timeout = '1m'\n\
          [control]\nsocket = '/c'\n[log]\nlevel = 'debug'\nsyslog = false\nstderr = false\n\
-         [queue]\nexpire = '1d'\nretry_min = '2s'\nretry_max = '3s'\nmax_disk = '1 GiB'\n\
+         [queue]\nexpire = '1d'\nretry_min = '2s'\nretry_max = '3s'\nrelay_after = '0s'\nmax_disk = '1 GiB'\n\
          [delivery]\nmax_size = '1 KiB'\nmin_free = 0\n[tox]\nudp = false\nproxy = 'http://[::1]:8080/'\n\
-         port_range = [1, 2]\ntcp_relay_port = 3\n{ACCOUNT}"
+         port_range = [1, 2]\ntcp_relay_port = 3\n{ACCOUNT}\
+         relays = 'own'\nreceipts = false\nreceipt_delay = '1h'\nrelay_poll = '2s'\n"
     ))
     .expect("all");
     assert_eq!(config.state_dir.as_os_str(), "/s/t");
@@ -81,6 +83,35 @@ fn every_value_is_read() {
     assert_eq!(config.log.level, log::LevelFilter::Debug);
     assert_eq!(config.tox.port_range, (1, 2));
     assert_eq!(config.tox.proxy.map(|p| p.host).as_deref(), Some("::1"));
+    let account = &config.accounts[0];
+    assert_eq!((config.queue.relay_after, account.relays, account.receipts), (Duration::ZERO, Relays::Own, false));
+    assert_eq!((account.receipt_delay.as_secs(), account.relay_poll.as_secs()), (3600, 2));
+}
+
+#[test]
+fn a_relay_is_one_only_when_it_is_told_to() {
+    let relay = try_parse(ACCOUNT).expect("a configuration").relay;
+    assert!(!relay.enabled && !relay.open && !relay.offer);
+    assert_eq!((relay.max_disk, relay.owner_quota, relay.max_owners), (1 << 30, 100 << 20, 100));
+    assert_eq!(relay.retention, Duration::from_secs(30 * 86_400));
+    let all = "[relay]\nenabled = true\nopen = true\noffer = 'contacts'\nmax_disk = '4 GiB'\n\
+               owner_quota = '4 GiB'\nmax_owners = 1\nretention = '1h'\n";
+    let relay = try_parse(&format!("{all}{ACCOUNT}")).expect("a configuration").relay;
+    assert!(relay.enabled && relay.open && relay.offer);
+    assert_eq!((relay.max_disk, relay.owner_quota, relay.max_owners), (4 << 30, 4 << 30, 1));
+    assert_eq!(relay.retention, Duration::from_secs(3600));
+    for (wrong, expected) in [
+        ("offer = 'all'", "2: relay.offer is \"contacts\" or \"none\""),
+        ("max_disk = '1 MiB'", "2: relay.max_disk"),
+        ("owner_quota = '2 GiB'", "2: relay.owner_quota is larger than relay.max_disk"),
+        ("max_disk = '50 MiB'", "2: relay.owner_quota is larger than relay.max_disk"),
+        ("max_owners = 0", "2: relay.max_owners"),
+        ("retention = '59m'", "2: relay.retention: 59m is not from 1h"),
+        ("retntion = '1d'", "unknown key `retntion` in [relay]; did you mean `retention`?"),
+    ] {
+        let told = try_parse(&format!("[relay]\n{wrong}\n{ACCOUNT}")).expect_err(wrong).to_string();
+        assert!(told.contains(expected), "{wrong}: {told}");
+    }
 }
 
 #[test]
@@ -94,6 +125,55 @@ fn names_are_looked_up_unless_that_would_go_past_a_proxy() {
     assert_eq!(names.resolver.iter().map(ToString::to_string).collect::<Vec<_>>(), ["9.9.9.9:53", "[::1]:5353"]);
     assert_eq!((names.refresh, names.domains[0].name.as_str()), (Duration::ZERO, "b.org"));
     assert_eq!((names.domains[0].tox3_key, names.domains[0].sign_key), (None, Some([10; 32])));
+}
+
+#[test]
+fn private_leaves_no_way_past_the_proxy() {
+    let set = "[tox]\nprivate = 'socks5://127.0.0.1:9050'\n";
+    let config = try_parse(&format!("{set}{ACCOUNT}deliver = 'maildir'")).expect("a configuration");
+    assert!(config.tox.private && !config.tox.resolves());
+    assert_eq!((config.tox.udp, config.tox.lan_discovery, config.tox.tcp_relay_port), (false, false, 0));
+    assert_eq!(config.tox.proxy, Some(Proxy { kind: ProxyKind::Socks5, host: "127.0.0.1".into(), port: 9050 }));
+    assert!(!config.names.lookup);
+    // To say the same again is no contradiction.
+    let same = "udp = false\nlan_discovery = false\ntcp_relay_port = 0\n[names]\nlookup = false\n";
+    assert_eq!(try_parse(&format!("{set}{same}{ACCOUNT}")).expect("the same"), config);
+    for (more, expected) in [
+        ("udp = true", ":3: tox.udp: UDP would go past the proxy; remove it, or tox.private"),
+        ("lan_discovery = true", ":3: tox.lan_discovery: the local net would hear of this host; remove it"),
+        ("tcp_relay_port = 33445", ":3: tox.tcp_relay_port: others would connect to this host's address; remove it"),
+        ("proxy = 'socks5://127.0.0.1:9050'", ":3: tox.proxy: tox.private is the proxy; remove it"),
+        ("[names]\nlookup = true", ":4: names.lookup: DNS queries would go past the proxy; remove it"),
+        (
+            "[queue]\nnotices = 'smtp:mx.example:25'",
+            ":4: queue.notices: with tox.private nothing is looked up: give the IP",
+        ),
+        (
+            "[[account]]\nname = 'b'\ndeliver_to = 'b'\ndeliver = 'smtp:localhost:25'",
+            ":6: deliver: with tox.private nothing is looked up: give the IP address of localhost",
+        ),
+    ] {
+        let told = wrong(&format!("{set}{more}\n{ACCOUNT}"));
+        assert!(told.contains(expected) && told.lines().count() == 1, "{more:?} told {told:?}");
+    }
+    for wrong_proxy in ["http://127.0.0.1:8118", "socks5://localhost:9050", "127.0.0.1:9050", "socks5://[::1]", ""] {
+        let told = wrong(&format!("[tox]\nprivate = '{wrong_proxy}'\n{ACCOUNT}"));
+        assert!(told.contains(":2: tox.private is \"socks5://IP-ADDRESS:PORT\""), "{wrong_proxy:?} told {told:?}");
+    }
+}
+
+#[test]
+fn a_node_with_a_name_is_of_no_use_behind_a_proxy() {
+    let node = |host: &str| format!("[[tox.bootstrap]]\nhost = '{host}'\nport = 1\nkey = '{}'\n", "00".repeat(32));
+    let nodes = format!("{}{}{}", node("node.example.org"), node("192.0.2.1"), node("2001:db8::1"));
+    let unusable = |text: &str| {
+        let config = try_parse(text).expect("a configuration");
+        config.tox.unusable_nodes().map(|node| node.host.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(unusable(&format!("{nodes}{ACCOUNT}")), Vec::<String>::new());
+    for proxy in ["[tox]\nprivate = 'socks5://[::1]:9050'\n", "[tox]\nudp = false\nproxy = 'http://p:8118'\n"] {
+        assert_eq!(unusable(&format!("{proxy}{nodes}{ACCOUNT}")), ["node.example.org"]);
+    }
 }
 
 #[test]
@@ -159,6 +239,16 @@ fn errors_name_file_and_line() {
         ("[tox]\nproxy = 'socks5://127.0.0.1:9050'", "/etc/x.toml:2: with a proxy, tox.udp must be false"),
         ("[tox]\nudp = false\nproxy = 'socks5://u@h:1'", "/etc/x.toml:3: tox.proxy is"),
         ("[tox]\nport_range = [2, 1]", "/etc/x.toml:2: tox.port_range is [first, last]"),
+        ("[queue]\nrelay_after = '-1s'", "/etc/x.toml:2: queue.relay_after: `-1s` is no time span"),
+        (
+            "[[account]]\nname = 'a'\nmaildir = '/m'\nrelays = 'all'",
+            "/etc/x.toml:4: relays is one of \"auto\", \"own\", \"none\"",
+        ),
+        ("[[account]]\nname = 'a'\nmaildir = '/m'\nrelay_poll = '0s'", "/etc/x.toml:4: relay_poll: 0s is not from 1s"),
+        (
+            "[[account]]\nname = 'a'\nmaildir = '/m'\nreceipt_delay = '2d'",
+            "/etc/x.toml:4: receipt_delay: 2d is not from 0s to 1d",
+        ),
         (
             "[[tox.bootstrap]]\nhost = 'h'\nport = 70000\nkey = 'x'",
             "/etc/x.toml:3: tox.bootstrap.port: 70000 is no port",

@@ -20,6 +20,9 @@ pub struct Status {
     pub accounts: Vec<AccountStatus>,
     /// The whole queue.
     pub queue: QueueSummary,
+    /// The relay that this agent is, and those its accounts use.
+    #[serde(default)]
+    pub relays: Relays,
 }
 
 /// One account of [`Status`].
@@ -404,6 +407,135 @@ pub struct QueueRecipient {
     pub text: Option<String>,
     /// About how many octets of it were sent in this attempt.
     pub progress: Option<u64>,
+    /// That it lies at relays; it still counts as waiting until the recipient's receipt has come.
+    #[serde(default)]
+    pub at_relays: Option<AtRelays>,
+}
+
+/// Sealed copies of a mail at relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtRelays {
+    /// How many relays have all of it, by their signatures.
+    pub relays: u32,
+    /// Since when there are enough of them.
+    pub since: i64,
+}
+
+/// `GET /v1/relays?account=`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relays {
+    /// The relay that this agent is for others; absent where `relay.enabled` is not set.
+    pub own: Option<OwnRelay>,
+    /// The relays that the accounts use.
+    pub used: Vec<UsedRelay>,
+}
+
+/// The relay that this agent is for others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnRelay {
+    /// How it is told to others, without an invite.
+    pub text: String,
+    /// Whether and how it is on the Tox network.
+    pub connection: Connection,
+    /// Whether anybody may become an owner.
+    pub open: bool,
+    /// Whether contacts are told of it.
+    pub offered: bool,
+    /// How many owners it has.
+    pub owners: u64,
+    /// How many it may have while it is open.
+    pub max_owners: u64,
+    /// How many slots are registered.
+    pub slots: u64,
+    /// How many of them are filled.
+    pub filled: u64,
+    /// What they take on the disk.
+    pub octets: u64,
+    /// What they may take.
+    pub max_disk: u64,
+    /// What keeps it from working.
+    pub error: Option<String>,
+}
+
+/// A relay that an account uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedRelay {
+    /// The account.
+    pub account: String,
+    /// How the relay is told, without an invite.
+    pub text: String,
+    /// The relay's key in lower case, as in the log, which shows the first 16 of its 64 hexadecimal digits.
+    pub key: String,
+    /// What it is used for.
+    pub purpose: RelayPurpose,
+    /// Whether it is reachable; absent where nobody has tried yet, or nothing is to be done there.
+    pub reachable: Option<bool>,
+    /// Since when it is, or is not.
+    pub since: Option<i64>,
+    /// How many slots the account has registered there; 0 where it only deposits.
+    pub slots: u64,
+    /// How many of the account's waiting mails have a copy there.
+    pub mails: u64,
+    /// What the relay has said against it, or what went wrong last.
+    pub error: Option<String>,
+}
+
+/// What an account uses a relay for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayPurpose {
+    /// Mail to the account waits there, as the operator wanted (`toxctl relay use`).
+    Told,
+    /// Mail to the account waits there, as a contact has offered it.
+    Offered,
+    /// Mail of the account to contacts waits there, who have named it.
+    Deposits,
+}
+
+/// The body of `POST /v1/relays`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UseRelay {
+    /// For which account; needed where there are several.
+    pub account: Option<String>,
+    /// How the relay is told, with the invite where it wants one.
+    pub relay: String,
+}
+
+/// The body of `POST /v1/relay/invites`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewInvite {
+    /// What the owner's mail may take, in octets; `relay.owner_quota` without it.
+    pub quota: Option<u64>,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    /// How the relay is told, with an invite that makes one owner.
+    pub text: String,
+    /// What the owner's mail may take, in octets.
+    pub quota: u64,
+}
+
+/// One element of `GET /v1/relay/owners`: somebody whose mail waits at the relay that this agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The Tox key that it shows to this relay alone.
+    pub key: String,
+    /// When it became an owner.
+    pub since: i64,
+    /// When it was last there; absent while it never was.
+    pub last_seen: Option<i64>,
+    /// How many slots it has registered.
+    pub slots: u64,
+    /// How many of them are filled.
+    pub filled: u64,
+    /// What they take on the disk.
+    pub octets: u64,
+    /// What they may take.
+    pub quota: u64,
 }
 
 /// The body of `POST /v1/queue/flush`: which mail becomes due now; all of it where nothing is given.

@@ -15,9 +15,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
-    Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Lookup, Name,
-    NewContact, NewId, Probe, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Reloaded, Rename, Selection,
-    Status, Touched,
+    Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Invited, Lookup,
+    Name, NewContact, NewId, NewInvite, Owner, Probe, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Relays,
+    Reloaded, Rename, Selection, Status, Touched, UseRelay, UsedRelay,
 };
 
 /// The largest answer taken, in octets.
@@ -283,6 +283,55 @@ impl Client {
     pub fn rotate_nospam(&self, account: Option<&str>) -> Result<NewId, ClientError> {
         let path = format!("/v1/nospam/rotate{}", query(&[("account", account)]));
         decode(&self.call(Method::POST, &path, Bytes::new())?)
+    }
+
+    /// The relay that the agent is, and those that `account`, or all accounts, use.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn relays(&self, account: Option<&str>) -> Result<Relays, ClientError> {
+        self.get("/v1/relays", &[("account", account)])
+    }
+
+    /// Has mail for an account wait at a relay.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn use_relay(&self, what: &UseRelay) -> Result<UsedRelay, ClientError> {
+        decode(&self.call(Method::POST, "/v1/relays", body(what)?)?)
+    }
+
+    /// Uses a relay no more: its text, its key or the first 16 digits of that.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/relays/{}{}", escaped(relay), query(&[("account", account)]));
+        self.call(Method::DELETE, &path, Bytes::new()).map(drop)
+    }
+
+    /// Makes an invite to the relay that the agent is.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn invite(&self, what: &NewInvite) -> Result<Invited, ClientError> {
+        decode(&self.call(Method::POST, "/v1/relay/invites", body(what)?)?)
+    }
+
+    /// The owners at the relay that the agent is.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn owners(&self) -> Result<Vec<Owner>, ClientError> {
+        self.get("/v1/relay/owners", &[])
+    }
+
+    /// Removes an owner, by its key.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn remove_owner(&self, key: &str) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &format!("/v1/relay/owners/{}", escaped(key)), Bytes::new()).map(drop)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str, pairs: &[(&str, Option<&str>)]) -> Result<T, ClientError> {

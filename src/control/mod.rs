@@ -146,6 +146,42 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// There is no such account, there are several, or the identity cannot be written: then the old ID stays.
     fn rotate_nospam(&self, account: Option<&str>) -> Result<api::NewId, Failure>;
+
+    /// The relay that the agent is, and those that `account`, or all accounts, use.
+    ///
+    /// # Errors
+    /// There is no such account.
+    fn relays(&self, account: Option<&str>) -> Result<api::Relays, Failure>;
+
+    /// Has mail for an account (the only one, without a name) wait at a relay while it is offline.
+    ///
+    /// # Errors
+    /// The text is no relay's, the relay is used already, or the account may use none.
+    fn use_relay(&self, what: api::UseRelay) -> Result<api::UsedRelay, Failure>;
+
+    /// Uses a relay no more, named by its text, its key or the first 16 digits of that.
+    ///
+    /// # Errors
+    /// The account uses no such relay, or not by the operator's word.
+    fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), Failure>;
+
+    /// Makes an invite: whoever has it may become an owner, once.
+    ///
+    /// # Errors
+    /// The agent is no relay, or it has as many owners as it may have.
+    fn invite(&self, what: api::NewInvite) -> Result<api::Invited, Failure>;
+
+    /// The owners at the relay that the agent is.
+    ///
+    /// # Errors
+    /// The agent is no relay.
+    fn owners(&self) -> Result<Vec<api::Owner>, Failure>;
+
+    /// Removes an owner, by its key, with all that waits for it.
+    ///
+    /// # Errors
+    /// The agent is no relay, or has no such owner.
+    fn remove_owner(&self, key: &str) -> Result<(), Failure>;
 }
 
 /// Why the agent did not do as asked; the text is for the user.

@@ -18,7 +18,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, Reque
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete as delete_method, get, post};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use nix::unistd::geteuid;
@@ -28,7 +28,10 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::api::{Accept, AcceptKey, ApiError, Flush, NewContact, QueuePage, QueueStep, Refuse, Rename, Selection};
+use super::api::{
+    Accept, AcceptKey, ApiError, Flush, NewContact, NewInvite, QueuePage, QueueStep, Refuse, Rename, Selection,
+    UseRelay,
+};
 use super::{Backend, Failure};
 
 /// The largest request body, in octets.
@@ -115,6 +118,11 @@ fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
         .route("/v1/queue/release", post(release))
         .route("/v1/queue/delete", post(delete))
         .route("/v1/nospam/rotate", post(rotate_nospam))
+        .route("/v1/relays", get(relays).post(use_relay))
+        .route("/v1/relays/{relay}", delete_method(forget_relay))
+        .route("/v1/relay/invites", post(invite))
+        .route("/v1/relay/owners", get(owners))
+        .route("/v1/relay/owners/{key}", delete_method(remove_owner))
         .fallback(|| async { Reply::new(StatusCode::NOT_FOUND, "the API has no such path") })
         .method_not_allowed_fallback(|| async {
             Reply::new(StatusCode::METHOD_NOT_ALLOWED, "the API's path has no such method")
@@ -400,6 +408,38 @@ async fn delete(agent: Agent, body: Body<Selection>) -> Result<Response, Reply> 
 async fn rotate_nospam(agent: Agent, of: Account) -> Result<Response, Reply> {
     let Query(of) = of?;
     Ok(Json(ask(agent, move |agent| agent.rotate_nospam(of.account.as_deref())).await?).into_response())
+}
+
+async fn relays(agent: Agent, of: Account) -> Result<Response, Reply> {
+    let Query(of) = of?;
+    Ok(Json(ask(agent, move |agent| agent.relays(of.account.as_deref())).await?).into_response())
+}
+
+async fn use_relay(agent: Agent, body: Body<UseRelay>) -> Result<Response, Reply> {
+    let Json(what) = body?;
+    let used = ask(agent, move |agent| agent.use_relay(what)).await?;
+    Ok((StatusCode::CREATED, Json(used)).into_response())
+}
+
+async fn forget_relay(agent: Agent, UrlPath(relay): UrlPath<String>, of: Account) -> Result<StatusCode, Reply> {
+    let Query(of) = of?;
+    ask(agent, move |agent| agent.forget_relay(of.account.as_deref(), &relay)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn invite(agent: Agent, body: Body<NewInvite>) -> Result<Response, Reply> {
+    let Json(what) = body?;
+    let invited = ask(agent, move |agent| agent.invite(what)).await?;
+    Ok((StatusCode::CREATED, Json(invited)).into_response())
+}
+
+async fn owners(agent: Agent) -> Result<Response, Reply> {
+    Ok(Json(ask(agent, |agent| agent.owners()).await?).into_response())
+}
+
+async fn remove_owner(agent: Agent, UrlPath(key): UrlPath<String>) -> Result<StatusCode, Reply> {
+    ask(agent, move |agent| agent.remove_owner(&key)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Who is on the other side of a connection, by the kernel's word (SO_PEERCRED).

@@ -121,6 +121,10 @@ fn look_around(config: &Config, problems: &mut Vec<String>, warnings: &mut Vec<S
             }
         }
     }
+    for node in config.tox.unusable_nodes() {
+        warnings
+            .push(format!("tox.bootstrap: {} is a name, which no proxy is asked for: give its IP address", node.host));
+    }
     if config.tox.bootstrap.is_empty() {
         let reach = if config.tox.lan_discovery {
             "only peers on the local net will be found"
@@ -147,7 +151,9 @@ fn summary(path: &Path, config: &Config, out: &mut dyn Write) -> io::Result<()> 
     writeln!(out, "  control  {}", config.control.socket.display())?;
     let queue = &config.queue;
     writeln!(out, "  queue    up to {}, mails expire after {}", units.0(queue.max_disk), units.1(queue.expire))?;
-    let ways = if config.tox.proxy.is_some() {
+    let ways = if config.tox.private {
+        "all by proxy, nothing past it"
+    } else if config.tox.proxy.is_some() {
         "by proxy"
     } else if config.tox.udp {
         "UDP and TCP"

@@ -8,6 +8,8 @@
 mod backup;
 mod check;
 mod names;
+mod offer;
+mod relay;
 mod setup;
 mod show;
 
@@ -75,6 +77,9 @@ enum Command {
     /// Look at waiting mail, have it tried now, put it on hold or delete it
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Relays, where mail waits for who is offline: be one for others, and use those of others
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
     /// The part of the Tox ID without which strangers cannot ask
     #[command(subcommand)]
     Nospam(NospamCommand),
@@ -338,6 +343,7 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             let mut status = client.status()?;
             if let Some(name) = account {
                 status.accounts.retain(|account| account.name == name);
+                status.relays.used.retain(|relay| relay.account == name);
                 if status.accounts.is_empty() {
                     return Err(not_found(name));
                 }
@@ -446,6 +452,7 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
         Command::Queue(QueueCommand::Hold { queue_id }) => change(cli, &client, out, QueueStep::Hold, queue_id)?,
         Command::Queue(QueueCommand::Release { queue_id }) => change(cli, &client, out, QueueStep::Release, queue_id)?,
         Command::Queue(QueueCommand::Delete { queue_id }) => change(cli, &client, out, QueueStep::Delete, queue_id)?,
+        Command::Relay(command) => relay::run(command, cli, &client, out)?,
         Command::Nospam(NospamCommand::Rotate) => {
             let new = client.rotate_nospam(account)?;
             if cli.json { print(out, &new)? } else { show::rotated(out, &new)? }

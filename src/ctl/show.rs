@@ -40,7 +40,7 @@ fn join(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
 }
 
 /// `octets` in the unit that leaves one to four digits.
-fn size(octets: u64) -> String {
+pub(super) fn size(octets: u64) -> String {
     let mut unit = 0;
     let mut tenths = u128::from(octets) * 10;
     while tenths >= 10_240 && unit < 4 {
@@ -114,7 +114,7 @@ pub(super) fn status(out: &mut dyn Write, status: &Status, now: i64) -> io::Resu
             writeln!(out, "{}: error: {}", clean(&account.name), clean(error))?;
         }
     }
-    Ok(())
+    super::relay::summary(out, &status.relays, now)
 }
 
 /// The names of one account.
@@ -312,6 +312,9 @@ impl QueueList {
         }
         if recipient.attempts > 0 {
             fate += &format!(", {}", plural(recipient.attempts.into(), "attempt"));
+        }
+        if let Some(at) = recipient.at_relays {
+            fate += &format!(", at {} since {} ago", plural(at.relays.into(), "relay"), span(self.now - at.since));
         }
         match recipient.next_attempt {
             Some(time) if time > self.now => fate += &format!(", next in {}", span(time - self.now)),

@@ -95,22 +95,8 @@ impl Receiving {
         let bulk = offer.wire_size > BURST;
         let encoding = Encoding::from_number(offer.encoding);
         // One refusal of the whole mail, the first that applies; permanent only what cannot change by waiting.
-        let refusal = if offer.recipients == 0 || offer.recipients > cx.rules.max_recipients {
-            Some(Refusal::permanent(5, 3, format!("a mail may have 1 to {} recipients here", cx.rules.max_recipients)))
-        } else if offer.size > cx.rules.max_size {
-            Some(Refusal::permanent(
-                3,
-                4,
-                format!("mails of more than {} octets are not taken here", cx.rules.max_size),
-            ))
-        } else if offer.wire_size > offer.size.saturating_add(offer.size / 64).saturating_add(1024) {
-            Some(Refusal::permanent(6, 0, "the encoded mail is longer than the mail"))
-        } else if encoding == Some(Encoding::Identity) && offer.wire_size != offer.size {
-            Some(Refusal::permanent(6, 0, "the mail is not encoded, yet its two lengths differ"))
-        } else if encoding.is_none() {
-            Some(Refusal::permanent(6, 1, "unknown encoding of the mail"))
-        } else if !offer.sender.is_empty() && offer.sender.parse::<crate::mail::address::Address>().is_err() {
-            Some(Refusal::permanent(1, 7, "the sender address is malformed"))
+        let refusal = if let Some(refusal) = cx.rules.refuses(offer) {
+            Some(refusal)
         } else if let Some(refusal) = cx.storage {
             Some(refusal.clone())
         } else if self.streams.len() >= cx.rules.max_transfers

@@ -10,8 +10,8 @@ use super::incoming::{Context, Receiving};
 use super::outgoing::{BULK_CREDITS, SMALL_CREDITS, Sending};
 use super::rules::Rules;
 use super::transfer::{Delivery, Digester, MailId, Outcome, PartialKey, Transfer};
-use super::window::Window;
-use super::wire::{Frame, Frames, Hello, MAX_PACKET, Session, VERSION};
+use super::window::{RELAYED, Window};
+use super::wire::{Frame, Frames, Hello, MAX_PACKET, MAX_WORD, Session, VERSION};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::status::Refusal;
 
@@ -28,11 +28,9 @@ const UNACKNOWLEDGED: u64 = 60 * SECOND;
 const MAX_BACKLOG: usize = 32_768;
 /// A peer that says HELLO more often than this in [`NOTE_EVERY`] is out of its mind.
 const MAX_HELLOS: u32 = 100;
-/// The most packets on their way over a TCP relay, about 44 KiB. A relay of toxcore takes a packet out of its socket
-/// only when the whole of it is there; once more has piled up than the socket takes (64 KiB and a part of a packet),
-/// its kernel closes the window, the rest of that packet never comes, and the connection with all its links is dead
-/// until toxcore gives it up after half a minute.
-const RELAY_WINDOW: usize = 32;
+/// How many words about lanes a peer may say in one session: each costs the check of a signature. An honest one says three
+/// when it comes up, and one a week.
+const MAX_WORDS: u32 = 1000;
 /// What a peer that is not let in is told.
 const DECLINE: &str = "the recipient does not want to exchange mail with you";
 /// How often a peer's misbehaviour is worth a log line.
@@ -112,6 +110,15 @@ pub enum Input<'a> {
     },
     /// Whether mail can be stored: `Some` tells why not.
     Storage(Option<Refusal>),
+    /// Say a word about lanes, if the link is up.
+    SayLane {
+        /// To whom.
+        peer: PublicKey,
+        /// What kind.
+        kind: u64,
+        /// Its octets, at most [`MAX_WORD`](super::wire::MAX_WORD).
+        octets: Vec<u8>,
+    },
     /// Whether this peer is not to be let in, and is told so whenever it is online.
     Decline(PublicKey, bool),
     /// An [`Action::Declined`] is on disk.
@@ -245,6 +252,15 @@ pub enum Action {
         /// Who.
         peer: PublicKey,
     },
+    /// A word of the peer about lanes.
+    Lane {
+        /// Whose.
+        peer: PublicKey,
+        /// What kind.
+        kind: u64,
+        /// Its octets, at most [`MAX_WORD`](super::wire::MAX_WORD).
+        octets: Vec<u8>,
+    },
     /// Something about a peer that the operator should know; already limited to one a peer and minute.
     Note {
         /// The peer.
@@ -276,6 +292,8 @@ struct Link {
     heard: bool,
     /// How often the peer said HELLO although this link is up and nothing was heard on its.
     hellos: u32,
+    /// How many words about lanes it said.
+    words: u32,
 }
 
 impl Link {
@@ -354,6 +372,22 @@ impl Engine {
     /// Whether any transfer is unfinished or packet unacknowledged.
     pub fn is_busy(&self) -> bool {
         self.peers.values().any(|peer| matches!(&peer.state, State::Up(link) if link.is_busy()))
+    }
+
+    /// Takes a mail of the peer that came by relays into the hand, so that no transfer of it delivers it as well; to be given
+    /// back by [`Input::Delivered`]. `false` while it is in a hand already.
+    pub fn claim(&mut self, peer: PublicKey, id: MailId) -> bool {
+        self.peer(peer).delivering.insert(id)
+    }
+
+    /// What the account takes.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Why nothing can be stored at the moment, if so.
+    pub fn storage(&self) -> Option<&Refusal> {
+        self.storage.as_ref()
     }
 
     /// The octets sent so far of every transfer to this peer.
@@ -480,6 +514,11 @@ impl Engine {
                 }
             }
             Input::Storage(refusal) => self.storage = refusal,
+            Input::SayLane { peer, kind, octets } => {
+                if let Some(link) = self.link(&peer) {
+                    link.sending.control(&Frame::Lane { kind, octets: &octets });
+                }
+            }
             Input::Decline(peer, declined) => {
                 self.leave(peer, out);
                 let state = self.peer(peer);
@@ -638,6 +677,7 @@ impl Engine {
                         acknowledged: 0,
                         heard: false,
                         hellos: 0,
+                        words: 0,
                     }));
                     out.push(Action::LinkUp { peer: key, epoch, small: SMALL_CREDITS, bulk: BULK_CREDITS });
                     out.push(up_too(key));
@@ -719,6 +759,14 @@ impl Engine {
                 self.peer(peer).state = State::Closed { until: now + CLOSED };
                 self.next_check = self.next_check.min(now + CLOSED);
             }
+            Frame::Lane { kind, octets } => {
+                let Some(link) = self.link(&peer) else { return };
+                link.words += 1;
+                if link.words > MAX_WORDS || octets.len() > MAX_WORD {
+                    return self.close(now, peer, "says too much about lanes", out);
+                }
+                out.push(Action::Lane { peer, kind, octets: octets.to_vec() });
+            }
             Frame::Unknown => {}
             Frame::Ack(total) => {
                 let Some(link) = self.link(&peer) else { return };
@@ -777,7 +825,7 @@ impl Engine {
 
     fn pump(&mut self, now: u64, key: PublicKey, out: &mut Vec<Action>) {
         let Some(Peer { state: State::Up(link), relayed, .. }) = self.peers.get_mut(&key) else { return };
-        let most = if *relayed { RELAY_WINDOW } else { usize::MAX };
+        let most = if *relayed { RELAYED } else { usize::MAX };
         if link.sending.backlog() > MAX_BACKLOG {
             return self.close(now, key, "answers are not taken in", out);
         }

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::transfer::MAX_RECIPIENTS;
+use super::transfer::{Encoding, MAX_RECIPIENTS};
+use super::wire::Offer;
 use crate::identity::tox_address::{self, ToxAddress};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
+use crate::mail::status::Refusal;
 
 /// What an account takes from its peers.
 #[derive(Debug, Clone)]
@@ -61,6 +63,26 @@ impl Rules {
             max_recipients: MAX_RECIPIENTS,
             relays: BTreeSet::new(),
             software: software.to_owned(),
+        }
+    }
+
+    /// Why a mail is not taken for anybody here, ever.
+    pub fn refuses(&self, offer: &Offer<'_>) -> Option<Refusal> {
+        let encoding = Encoding::from_number(offer.encoding);
+        if offer.recipients == 0 || offer.recipients > self.max_recipients {
+            Some(Refusal::permanent(5, 3, format!("a mail may have 1 to {} recipients here", self.max_recipients)))
+        } else if offer.size > self.max_size {
+            Some(Refusal::permanent(3, 4, format!("mails of more than {} octets are not taken here", self.max_size)))
+        } else if offer.wire_size > offer.size.saturating_add(offer.size / 64).saturating_add(1024) {
+            Some(Refusal::permanent(6, 0, "the encoded mail is longer than the mail"))
+        } else if encoding == Some(Encoding::Identity) && offer.wire_size != offer.size {
+            Some(Refusal::permanent(6, 0, "the mail is not encoded, yet its two lengths differ"))
+        } else if encoding.is_none() {
+            Some(Refusal::permanent(6, 1, "unknown encoding of the mail"))
+        } else if !offer.sender.is_empty() && offer.sender.parse::<Address>().is_err() {
+            Some(Refusal::permanent(1, 7, "the sender address is malformed"))
+        } else {
+            None
         }
     }
 

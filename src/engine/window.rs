@@ -7,6 +7,11 @@
 
 use std::collections::VecDeque;
 
+/// The most packets on their way over a TCP relay, about 44 KiB. A relay of toxcore takes a packet out of its socket
+/// only when the whole of it is there; once more has piled up than the socket takes (64 KiB and a part of a packet),
+/// its kernel closes the window, the rest of that packet never comes, and the connection with all its links is dead
+/// until toxcore gives it up after half a minute.
+pub const RELAYED: usize = 32;
 /// Packets in flight before anything is known of the path; a 2 Mbit/s line bears 32 and no more.
 const INITIAL: f64 = 32.0;
 /// Never fewer than this, or acknowledgements would come singly.

@@ -23,6 +23,8 @@ pub const MAX_ADDRESS: usize = 512;
 const MAX_SOFTWARE: usize = 64;
 /// The longest text of a HELLO that declines, in characters.
 pub const MAX_DECLINE: usize = 200;
+/// The longest word about lanes, in octets.
+pub const MAX_WORD: usize = 1200;
 /// How many octets a DATA frame needs beside its data, at most.
 pub const DATA_OVERHEAD: usize = 1 + 1 + 5 + 9 + 3;
 
@@ -108,6 +110,13 @@ pub enum Frame<'a> {
     Cancel(u32),
     /// The other side broke the protocol: the link ends here.
     Close(&'a str),
+    /// About mail by relays, between [`crate::lane`]s of both sides: what kind of word, and its octets, at most [`MAX_WORD`].
+    Lane {
+        /// What kind; those unknown are passed over.
+        kind: u64,
+        /// What it says.
+        octets: &'a [u8],
+    },
     /// A frame of a later version.
     Unknown,
 }
@@ -135,10 +144,10 @@ pub struct Offer<'a> {
     pub deadline: u64,
 }
 
-type EncodeError = minicbor::encode::Error<std::convert::Infallible>;
+pub(crate) type EncodeError = minicbor::encode::Error<std::convert::Infallible>;
 
 /// Appends what `write` encodes; writing to a Vec cannot fail.
-fn encode(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Result<(), EncodeError>) {
+pub(crate) fn encode(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Result<(), EncodeError>) {
     write(&mut Encoder::new(out)).expect("encoding into memory does not fail");
 }
 
@@ -224,7 +233,7 @@ fn for_people(text: &str, most: usize) -> String {
 
 /// Deterministic encoding has definite lengths only (RFC 8949 section 4.2); each item takes at least one octet, so the
 /// loops over them end with the packet.
-fn definite(length: Option<u64>) -> Result<u64, decode::Error> {
+pub(crate) fn definite(length: Option<u64>) -> Result<u64, decode::Error> {
     length.ok_or_else(|| decode::Error::message("indefinite length"))
 }
 
@@ -271,6 +280,7 @@ impl Frame<'_> {
                 Frame::Done(id) => e.array(2)?.u8(7)?.bytes(&id.0)?,
                 Frame::Cancel(stream) => e.array(2)?.u8(8)?.u32(*stream)?,
                 Frame::Close(reason) => e.array(2)?.u8(9)?.str(reason)?,
+                Frame::Lane { kind, octets } => e.array(3)?.u8(10)?.u64(*kind)?.bytes(octets)?,
                 Frame::Unknown => e.array(1)?.u64(u64::from(u32::MAX))?,
             };
             Ok(())
@@ -354,6 +364,10 @@ impl<'a> Frames<'a> {
             7 => (Frame::Done(mail_id(d)?), need(2)?),
             8 => (Frame::Cancel(d.u32()?), need(2)?),
             9 => (Frame::Close(d.str()?), need(2)?),
+            10 => {
+                let further = need(3)?;
+                (Frame::Lane { kind: d.u64()?, octets: d.bytes()? }, further)
+            }
             _ => (Frame::Unknown, items - 1),
         };
         for _ in 0..further {
@@ -418,6 +432,7 @@ mod tests {
             Frame::Recipient { stream: 7, index: 1, address: "\"b b\"@tox.alt" },
             Frame::Accept { stream: 7, offset: 1 << 40 },
             Frame::Data { stream: u32::MAX, offset: u64::MAX, octets: b"\0\r\n" },
+            Frame::Lane { kind: 1, octets: b"\0\x01" },
             Frame::Stored { stream: 7, index: 0, duplicate: true, relayed: false },
             Frame::Stored { stream: 7, index: 1, duplicate: false, relayed: true },
             Frame::Refused { stream: 7, index: None, refusal: Refusal::permanent(1, 1, "no such user") },

@@ -10,9 +10,10 @@ use std::fmt;
 use blake2::Blake2bMac;
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
+use crypto_secretbox::XSalsa20Poly1305;
 use data_encoding::HEXLOWER;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::identity::tox_id::PublicKey;
 
@@ -39,7 +40,7 @@ impl Class {
     pub const ALL: [Self; 5] = [Self::K16, Self::K128, Self::K512, Self::M1, Self::M4];
 
     /// Octets of a slot's content.
-    pub fn octets(self) -> usize {
+    pub const fn octets(self) -> usize {
         match self {
             Self::K16 => 16 << 10,
             Self::K128 => 128 << 10,
@@ -60,13 +61,20 @@ impl Class {
     }
 }
 
-/// Derives 32 octets from a secret; see the module.
-pub(super) fn derive(secret: &[u8; 32], label: &str, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-    let mut mac = Blake2bMac::<U32>::new_from_slice(secret).expect("BLAKE2b takes keys of 32 octets");
+/// Derives 32 octets from a secret of 16 or 32; see the module.
+pub(super) fn derive(secret: &[u8], label: &str, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut mac = Blake2bMac::<U32>::new_from_slice(secret).expect("BLAKE2b takes keys of up to 64 octets");
     framed(label, parts, |octets| mac.update(octets));
     let mut out = Zeroizing::new([0; 32]);
     mac.finalize_into((&mut *out).into());
     out
+}
+
+/// A nonce that is bound to what it is used for, as in RFC 8452: the first 24 octets of a derivation.
+fn nonce(secret: &[u8; 32], label: &str, parts: &[&[u8]]) -> [u8; 24] {
+    let mut nonce = [0; 24];
+    nonce.copy_from_slice(&derive(secret, label, parts)[..24]);
+    nonce
 }
 
 fn framed(label: &str, parts: &[&[u8]], mut take: impl FnMut(&[u8])) {
@@ -137,6 +145,11 @@ secret! {
     RelaySecret
 }
 secret! {
+    /// The secret half of an account's Tox key (X25519). Here it has one use: to prove to whom an introduction is for that
+    /// it comes from that key.
+    ToxSecret
+}
+secret! {
     /// The key of the layer around the content of one slot (XSalsa20-Poly1305).
     LayerKey
 }
@@ -160,6 +173,12 @@ impl MailSecret {
         crypto_box::SecretKey::from(*derive(&self.0, "toxmail mail seal 1", &[]))
     }
 
+    /// The nonce with which this content is sealed to this pre-key: the same again for the same, so that no two contents
+    /// have one.
+    pub(super) fn nonce(&self, pre_key: &[u8; 32], content: &[u8]) -> [u8; 24] {
+        nonce(&self.0, "toxmail mail nonce 1", &[pre_key, content])
+    }
+
     /// The public half.
     pub fn public(&self) -> MailKey {
         MailKey { sign: self.signing().verifying_key().to_bytes(), seal: *self.sealing().public_key().as_bytes() }
@@ -172,6 +191,22 @@ impl MailSecret {
 }
 
 impl MailKey {
+    /// Its 64 octets: the key that signs, then the one that seals.
+    pub fn octets(&self) -> [u8; 64] {
+        let mut octets = [0; 64];
+        octets[..32].copy_from_slice(&self.sign);
+        octets[32..].copy_from_slice(&self.seal);
+        octets
+    }
+
+    /// Reads its 64 octets.
+    pub fn from_octets(octets: &[u8; 64]) -> Self {
+        let mut key = Self { sign: [0; 32], seal: [0; 32] };
+        key.sign.copy_from_slice(&octets[..32]);
+        key.seal.copy_from_slice(&octets[32..]);
+        key
+    }
+
     /// Whether the owner of this key signed the offer.
     pub fn verify_offer(&self, offer: &[u8], signature: &SignatureOctets) -> bool {
         verify(&self.sign, "toxmail lane offer 1", &[offer], signature)
@@ -187,6 +222,63 @@ impl PreKeySecret {
     /// The X25519 secret that opens.
     pub(super) fn key(&self) -> crypto_box::SecretKey {
         crypto_box::SecretKey::from(self.0)
+    }
+}
+
+impl ToxSecret {
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(*self.key().public_key().as_bytes())
+    }
+
+    /// The X25519 secret that proves.
+    pub(super) fn key(&self) -> crypto_box::SecretKey {
+        crypto_box::SecretKey::from(self.0)
+    }
+
+    /// The nonce with which this content of an introduction is sealed to this key.
+    pub(super) fn nonce(&self, to: &[u8; 32], content: &[u8]) -> [u8; 24] {
+        nonce(&self.0, "toxmail introduction nonce 1", &[to, content])
+    }
+
+    /// An X25519 secret for this content of an introduction to this key, and for nothing else.
+    pub(super) fn once(&self, to: &[u8; 32], content: &[u8]) -> crypto_box::SecretKey {
+        crypto_box::SecretKey::from(*derive(&self.0, "toxmail introduction key 1", &[to, content]))
+    }
+}
+
+/// What somebody must know to introduce himself: 16 random octets, told beside the Tox ID, changed at will.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct InviteCode(pub [u8; 16]);
+
+impl fmt::Debug for InviteCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InviteCode(secret)")
+    }
+}
+
+impl InviteCode {
+    /// What the slots of the inbox of `owner` are derived from.
+    pub fn seed(&self, owner: &PublicKey) -> LaneSeed {
+        LaneSeed::new(&mut derive(&self.0, "toxmail inbox seed 1", &[&owner.0]))
+    }
+
+    /// What stamps of this introduction are tried upon: they are worth nothing for another owner, sender, day or text.
+    pub(super) fn stamp_key(&self, owner: &MailKey, sender: &PublicKey, day: u64, body: &[u8]) -> StampKey {
+        let parts = [&owner.octets()[..], &sender.0, &day.to_be_bytes(), body];
+        StampKey(derive(&self.0, "toxmail introduction body 1", &parts))
+    }
+}
+
+/// See [`InviteCode::stamp_key`].
+pub(super) struct StampKey(Zeroizing<[u8; 32]>);
+
+impl StampKey {
+    /// How many bits of work this stamp shows: the zeros that its hash begins with.
+    pub(super) fn bits(&self, stamp: u64) -> u32 {
+        let hash = derive(&*self.0, "toxmail introduction stamp 1", &[&stamp.to_be_bytes()]);
+        let zeros = hash.iter().take_while(|octet| **octet == 0).count();
+        8 * zeros as u32 + hash.get(zeros).map_or(0, |octet| octet.leading_zeros())
     }
 }
 
@@ -265,6 +357,18 @@ impl LaneSeed {
     pub fn layer(&self, relay: &RelayKey, class: Class, number: u64) -> LayerKey {
         let place = [&relay.0[..], &[class.number()], &number.to_be_bytes()];
         LayerKey::new(&mut derive(&self.0, "toxmail slot layer 1", &place))
+    }
+}
+
+impl LayerKey {
+    /// The nonce with which this content is wrapped.
+    pub(super) fn nonce(&self, content: &[u8]) -> [u8; 24] {
+        nonce(&self.0, "toxmail layer nonce 1", &[content])
+    }
+
+    /// XSalsa20-Poly1305 with this key.
+    pub(super) fn cipher(&self) -> XSalsa20Poly1305 {
+        XSalsa20Poly1305::new(&self.0.into())
     }
 }
 

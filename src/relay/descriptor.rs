@@ -6,20 +6,14 @@ use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD_NOCASE, HEXLOWER, HEXLOWER_PERMISSIVE};
 
-use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::identity::tox_id::PublicKey;
 use crate::lane::keys::{RelayKey, SignatureOctets, SlotId, SlotKey};
 
 /// What the text of a relay begins with.
 const PREFIX: &str = "toxmail-relay:";
 
-/// A relay: where it is reached and by what its signatures are known.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Descriptor {
-    /// Its Tox ID.
-    pub id: ToxId,
-    /// Its key.
-    pub key: RelayKey,
-}
+/// A relay: where it is reached and by what its signatures are known. Offers of lanes name it likewise.
+pub use crate::lane::offer::RelayRef as Descriptor;
 
 /// A secret of 16 octets that makes its bearer an owner, once.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,25 +34,6 @@ impl fmt::Display for InvalidDescriptor {
 impl std::error::Error for InvalidDescriptor {}
 
 impl Descriptor {
-    /// Its 70 octets: Tox ID (38), key (32).
-    pub fn octets(&self) -> [u8; 70] {
-        let mut octets = [0; 70];
-        octets[..38].copy_from_slice(&self.id.octets());
-        octets[38..].copy_from_slice(&self.key.0);
-        octets
-    }
-
-    /// Reads its 70 octets.
-    ///
-    /// # Errors
-    /// The length or the Tox ID's checksum is wrong.
-    pub fn from_octets(octets: &[u8]) -> Result<Self, InvalidDescriptor> {
-        let octets: &[u8; 70] = octets.try_into().map_err(|_| InvalidDescriptor)?;
-        let (id, key) = octets.split_at(38);
-        let id = id.try_into().ok().and_then(|id| ToxId::from_octets(id).ok()).ok_or(InvalidDescriptor)?;
-        Ok(Self { id, key: RelayKey(key.try_into().map_err(|_| InvalidDescriptor)?) })
-    }
-
     /// The text that makes its bearer an owner.
     pub fn with_invite(&self, invite: &Invite) -> String {
         format!("{self}:{}", BASE32_NOPAD_NOCASE.encode(&invite.0).to_ascii_lowercase())
@@ -74,19 +49,13 @@ impl Descriptor {
         let octets = |text: &str| BASE32_NOPAD_NOCASE.decode(text.as_bytes()).map_err(|_| InvalidDescriptor);
         let invite = invite.map(octets).transpose()?;
         let invite = invite.map(|octets| octets.try_into().map(Invite).map_err(|_| InvalidDescriptor));
-        Ok((Self::from_octets(&octets(relay)?)?, invite.transpose()?))
+        Ok((Self::from_octets(&octets(relay)?).ok_or(InvalidDescriptor)?, invite.transpose()?))
     }
 }
 
 impl fmt::Display for Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PREFIX}{}", BASE32_NOPAD_NOCASE.encode(&self.octets()).to_ascii_lowercase())
-    }
-}
-
-impl fmt::Debug for Descriptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Descriptor({:?})", self.key)
     }
 }
 
@@ -154,6 +123,7 @@ impl fmt::Display for Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::tox_id::ToxId;
     use crate::lane::keys::{Class, LaneSeed};
 
     fn relay() -> Descriptor {

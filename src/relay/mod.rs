@@ -10,7 +10,10 @@
 
 mod chance;
 pub mod descriptor;
+pub mod flow;
 pub mod inbox;
 pub mod outbox;
 pub mod place;
+pub mod server;
+pub mod session;
 pub mod wire;

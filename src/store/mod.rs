@@ -12,6 +12,7 @@ mod bodies;
 mod contacts;
 mod dispatch;
 mod hold;
+mod lanes;
 mod names;
 mod outcome;
 mod queue;
@@ -26,6 +27,9 @@ pub use bodies::{BodyFile, BodyWriter, EncodedBody, free_space};
 pub use contacts::{Answer, Contact, DECLINE_AGE, Request};
 pub use dispatch::Work;
 pub use hold::Touched;
+pub use lanes::{
+    Deposit, LaneIn, LaneOut, Parcel, ParcelBody, PreKey, Receipt, RelayRow, SlotNext, SlotWindow, Waiting,
+};
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,

@@ -218,6 +218,24 @@ pub(super) fn record(
     Ok(())
 }
 
+/// Logs that the recipients of a transfer wait at so many relays.
+pub(super) fn log_at_relays(
+    session: &mut Session<'_>,
+    peer: &PublicKey,
+    transfer: &MailId,
+    relays: u32,
+) -> rusqlite::Result<()> {
+    let now = (session.policy.now)();
+    let waiting: Vec<Pending> = session
+        .connection
+        .prepare_cached(&format!("{PENDING} WHERE r.transfer = ? AND r.peer = ?"))?
+        .query_map(params![transfer.0, peer.0], Pending::read)?
+        .collect::<rusqlite::Result<_>>()?;
+    let text = if relays == 1 { "at 1 relay".to_owned() } else { format!("at {relays} relays") };
+    session.log.extend(waiting.iter().map(|pending| pending.line(now, "4.4.1", "deferred", &text)));
+    Ok(())
+}
+
 /// Bounces what has waited too long, and forgets what the MTA will not hand over again.
 pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<()> {
     let now = (session.policy.now)();
@@ -239,11 +257,19 @@ pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<()> {
 
 /// What stands in a recipient's way, for its sender.
 fn why(session: &Session<'_>, id: i64) -> rusqlite::Result<String> {
-    let (last, restored): (Option<String>, bool) = session
+    let (last, restored, relays): (Option<String>, bool, Option<u32>) = session
         .connection
-        .prepare_cached("SELECT status || ' ' || text, epoch IS NOT NULL FROM recipient WHERE id = ?")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        .prepare_cached(
+            "SELECT status || ' ' || text, epoch IS NOT NULL,
+             (SELECT copies FROM parcel p WHERE p.account = r.account AND p.peer = r.peer AND p.id = r.transfer)
+             FROM recipient r WHERE id = ?",
+        )?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let mut why = last.unwrap_or_else(|| "the recipient's agent was never online together with this one".to_owned());
+    if let Some(relays) = relays {
+        let at = if relays == 1 { "1 relay".to_owned() } else { format!("{relays} relays") };
+        why += &format!("; it lay at {at}, and no receipt has come");
+    }
     if restored {
         why += "; it was restored from a backup and may have been delivered before";
     }

@@ -149,6 +149,8 @@ pub struct QueueLine {
     pub on_hold: bool,
     /// Whether it came from a backup, and may have been delivered since that was made.
     pub restored: bool,
+    /// How many relays have all of it, and since when that is enough of them (milliseconds since the epoch).
+    pub at_relays: Option<(u32, i64)>,
     /// So far.
     pub attempts: u32,
     /// Milliseconds since the epoch.
@@ -468,11 +470,13 @@ fn enqueue(session: &mut Session<'_>, mail: &NewMail, body: &Encoded) -> rusqlit
     Ok((ids.into_iter().flatten().collect(), used))
 }
 
-/// The transfer of this mail at this peer that one recipient more can join: none of it is being sent, and it has room.
+/// The transfer of this mail at this peer that one recipient more can join: none of it is being sent or lies at relays, and
+/// it has room.
 pub(super) fn open_transfer(db: &Connection, mail: i64, peer: &PublicKey) -> rusqlite::Result<Option<MailId>> {
     db.prepare_cached(
         "SELECT transfer FROM recipient WHERE mail = ? AND peer = ? GROUP BY transfer
-         HAVING max(state) = 0 AND count(*) < ? LIMIT 1",
+         HAVING max(state) = 0 AND count(*) < ? AND NOT EXISTS
+         (SELECT 1 FROM parcel p WHERE p.id = transfer) LIMIT 1",
     )?
     .query_row(params![mail, peer.0, MAX_RECIPIENTS], |found| Ok(MailId(found.get(0)?)))
     .optional()
@@ -606,7 +610,8 @@ impl Reader {
         let mut rows = self.connection.prepare_cached(
             "SELECT m.queue_id, m.mta_queue_id, m.account, m.sender, m.size, m.arrived, m.expires, r.address,
              r.peer, r.transfer, r.state, r.attempts, r.next_attempt, r.status, r.text,
-             m.wire_size, r.epoch IS NOT NULL FROM recipient r JOIN mail m ON m.id = r.mail
+             m.wire_size, r.epoch IS NOT NULL, p.copies, p.since FROM recipient r JOIN mail m ON m.id = r.mail
+             LEFT JOIN parcel p ON p.account = r.account AND p.peer = r.peer AND p.id = r.transfer
              WHERE m.id IN (SELECT id FROM mail WHERE queue_id > ?2 AND (?1 IS NULL OR account = ?1)
                             ORDER BY queue_id LIMIT ?3)
              ORDER BY m.queue_id, r.number",
@@ -628,6 +633,7 @@ impl Reader {
                 sending: row.get::<_, i64>(10)? == 1,
                 on_hold: row.get::<_, i64>(10)? == super::hold::ON_HOLD,
                 restored: row.get(16)?,
+                at_relays: row.get::<_, Option<u32>>(17)?.zip(row.get(18)?),
                 attempts: row.get(11)?,
                 next_attempt: row.get(12)?,
                 failure: status.zip(text),

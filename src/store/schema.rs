@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this program writes (`PRAGMA user_version`).
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const MAILS: &str = "
 CREATE TABLE mail (
@@ -166,6 +166,116 @@ CREATE TABLE epoch (               -- restores from a backup
 ALTER TABLE recipient ADD COLUMN epoch INTEGER; -- the restore that brought it, NULL for what came from the MTA since
 ";
 
+/// From version 3, which knew no relays.
+const FROM_3: &str = "
+CREATE TABLE mail_secret (         -- the mail identity of an account, made when it is first needed
+    account TEXT PRIMARY KEY,
+    secret BLOB NOT NULL           -- 32 octets
+) WITHOUT ROWID;
+CREATE TABLE lane_in (             -- lanes that contacts may write
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    lane BLOB NOT NULL,            -- 16 octets
+    seed BLOB NOT NULL,            -- 32 octets
+    serial INTEGER NOT NULL,       -- of the last offer
+    seen INTEGER NOT NULL,         -- of the last offer that the contact is known to have
+    relays BLOB NOT NULL,          -- of the last offer, 70 octets each
+    PRIMARY KEY (account, peer)
+) WITHOUT ROWID;
+CREATE TABLE pre_key (             -- what mail in those lanes is sealed to
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    id INTEGER NOT NULL,
+    secret BLOB NOT NULL,          -- 32 octets
+    made INTEGER NOT NULL,         -- seconds of the wall clock
+    PRIMARY KEY (account, peer, id)
+) WITHOUT ROWID;
+CREATE TABLE lane_out (            -- lanes that contacts let us write
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    sign BLOB NOT NULL,            -- the contact's mail key, pinned
+    seal BLOB NOT NULL,
+    serial INTEGER NOT NULL,
+    offer BLOB NOT NULL,           -- as it came
+    received INTEGER NOT NULL,     -- seconds of the wall clock
+    PRIMARY KEY (account, peer)
+) WITHOUT ROWID;
+CREATE TABLE slot_window (         -- which numbers of a lane's slots a contact may fill
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    relay BLOB NOT NULL,           -- Ed25519 key
+    class INTEGER NOT NULL,
+    low INTEGER NOT NULL,          -- below: not registered any more
+    filled INTEGER NOT NULL,       -- from here on: never seen filled
+    registered INTEGER NOT NULL,   -- from here on: not registered yet
+    PRIMARY KEY (account, peer, relay, class)
+) WITHOUT ROWID;
+CREATE TABLE slot_next (           -- the first number of a contact's slots that we did not use yet
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    relay BLOB NOT NULL,
+    class INTEGER NOT NULL,
+    next INTEGER NOT NULL,
+    PRIMARY KEY (account, peer, relay, class)
+) WITHOUT ROWID;
+CREATE TABLE parcel (              -- what goes to a contact by relays
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    id BLOB NOT NULL,              -- of a mail: its transfer
+    mail INTEGER,                  -- row of the mail whose body follows the head; NULL: the head is all
+    head BLOB NOT NULL,            -- as it was first made, so that every part stays the same
+    octets INTEGER NOT NULL,       -- of head and body
+    queued INTEGER NOT NULL,       -- milliseconds of the queue clock
+    expires INTEGER NOT NULL,
+    copies INTEGER,                -- at so many relays
+    since INTEGER,                 -- that long, milliseconds of the queue clock
+    finished INTEGER NOT NULL DEFAULT 0, -- 1 once nobody needs it any more: its copies are being removed
+    PRIMARY KEY (account, peer, id)
+) WITHOUT ROWID;
+CREATE INDEX parcel_id ON parcel (id);
+CREATE TABLE deposit (             -- where the parts of parcels were put; recorded before they are
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    relay BLOB NOT NULL,
+    class INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    parcel BLOB NOT NULL,
+    part INTEGER NOT NULL,
+    state INTEGER NOT NULL,        -- 0 chosen, 1 stored, 2 lost
+    until INTEGER,                 -- of what is stored: milliseconds since the epoch, as the relay signed
+    PRIMARY KEY (account, peer, relay, class, number)
+) WITHOUT ROWID;
+CREATE INDEX deposit_parcel ON deposit (account, peer, parcel);
+CREATE TABLE receipt (             -- what became of mail that came by relays, until its sender has said that it knows
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    transfer BLOB NOT NULL,
+    number INTEGER NOT NULL,       -- of the recipient
+    item BLOB NOT NULL,            -- as it goes on the wire
+    made INTEGER NOT NULL,         -- milliseconds of the queue clock
+    parcel BLOB,                   -- the parcel that carries it, if one does
+    PRIMARY KEY (account, peer, transfer, number)
+) WITHOUT ROWID;
+CREATE TABLE relay_seen (          -- when a relay of a contact's was last reached
+    account TEXT NOT NULL,
+    relay BLOB NOT NULL,
+    at INTEGER NOT NULL,           -- milliseconds of the queue clock
+    PRIMARY KEY (account, relay)
+) WITHOUT ROWID;
+CREATE TABLE relay (               -- relays where an account may be an owner
+    account TEXT NOT NULL,
+    key BLOB NOT NULL,             -- Ed25519
+    id BLOB NOT NULL,              -- Tox ID, 38 octets
+    invite BLOB,                   -- 16 octets, until it was used
+    offered_by BLOB,               -- the contact whose agent told us; NULL: the operator did
+    savedata BLOB,                 -- of our pseudonym there
+    pseudonym INTEGER,             -- when that was made, seconds of the wall clock
+    added INTEGER NOT NULL,        -- seconds of the wall clock
+    seen INTEGER,                  -- when it last answered, seconds of the wall clock
+    PRIMARY KEY (account, key)
+) WITHOUT ROWID;
+";
+
 /// The database below the state directory.
 pub(super) fn database(state_dir: &Path) -> PathBuf {
     state_dir.join("queue.sqlite")
@@ -198,10 +308,11 @@ pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
         0 => {
-            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2].concat())?;
+            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2, FROM_3].concat())?;
         }
-        1 => upgrade(&connection, &[&FROM_1.replace("@RECIPIENTS@", RECIPIENTS), NAMES, FROM_2].concat())?,
-        2 => upgrade(&connection, FROM_2)?,
+        1 => upgrade(&connection, &[&FROM_1.replace("@RECIPIENTS@", RECIPIENTS), NAMES, FROM_2, FROM_3].concat())?,
+        2 => upgrade(&connection, &[FROM_2, FROM_3].concat())?,
+        3 => upgrade(&connection, FROM_3)?,
         VERSION => {}
         newer => bail!("{} is of version {newer}, this program knows {VERSION}: do not downgrade", path.display()),
     }

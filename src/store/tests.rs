@@ -9,8 +9,11 @@ use crate::engine::transfer::{MAX_RECIPIENTS, MailId, Outcome};
 use crate::engine::trust::{self, Verdict};
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::lane::keys::{Class, PreKeySecret, RelayKey};
 use crate::mail::envelope::{Notify, Return};
 use crate::mail::status::Refusal;
+use crate::relay::outbox::State;
+use crate::relay::place::Place;
 
 const PEER: PublicKey = PublicKey([2; 32]);
 
@@ -962,4 +965,122 @@ fn a_delivery_that_was_under_way_is_not_taken_for_done_after_a_restore() {
     let reader = Reader::open(folder.path()).expect("a reader");
     let has = |mail: &Received| reader.received("alice", &PEER, &mail.transfer, "alice").expect("read");
     assert_eq!((has(&received), has(&done)), (None, Some(true)));
+}
+
+#[test]
+fn tables_of_version_3_are_brought_up_to_date_with_what_they_hold() {
+    let state = tempfile::tempdir().expect("a folder");
+    let old = rusqlite::Connection::open(state.path().join("queue.sqlite")).expect("a database");
+    old.execute_batch(include_str!("../../tests/data/queue-3.sql")).expect("the tables of version 3");
+    drop(old);
+    drop(schema::open(state.path()).expect("brought up to date"));
+    let reader = Reader::open(state.path()).expect("a reader");
+    let queue = reader.queue(None, "", 10).expect("a list");
+    let shown: Vec<_> = queue.iter().map(|line| (line.address.as_str(), line.at_relays)).collect();
+    assert_eq!(shown, [("bob@tox.alt", None), ("eve@example.net", None)]);
+    assert_eq!(reader.notices().expect("read").len(), 1);
+    assert!(reader.mail_secret("alice").expect("read").is_none());
+    drop(schema::open(state.path()).expect("again, as it is now"));
+}
+
+/// A parcel of the mail that waits under this transfer.
+fn parcel_of(waiting: &Waiting) -> Parcel {
+    Parcel {
+        peer: PEER,
+        id: waiting.id,
+        mail: Some(waiting.mail),
+        head: vec![1, 2, 3],
+        octets: 3 + waiting.wire_size,
+        queued: waiting.arrived,
+        expires: waiting.expires,
+        at_relays: None,
+        finished: false,
+    }
+}
+
+#[test]
+fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    let reader = world.reader();
+    let waiting = reader.waiting("alice", &PEER, 10).expect("read");
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0].recipients.len(), 1);
+    world.store.put_parcel("alice", parcel_of(&waiting[0]), Vec::new()).expect("kept");
+    assert!(reader.waiting("alice", &PEER, 10).expect("read").is_empty(), "it is a parcel by now");
+    assert_eq!(reader.parcels_without_mail("alice").expect("read"), []);
+
+    let place = Place { relay: RelayKey([7; 32]), class: Class::K16, number: 4 };
+    let deposit = |state| Deposit { peer: PEER, parcel: waiting[0].id, part: 0, place, state };
+    world.store.put_deposits("alice", vec![deposit(State::Chosen)]).expect("kept");
+    world.store.put_deposits("alice", vec![deposit(State::Stored { until: 99 })]).expect("kept");
+    assert_eq!(reader.deposits("alice").expect("read"), [deposit(State::Stored { until: 99 })]);
+    assert_eq!(reader.slot_numbers("alice").expect("read")[0].next, 5, "a number is never used twice");
+    world.store.at_relays("alice", PEER, waiting[0].id, 2);
+    world.settled();
+    let shown = |reader: &Reader| reader.queue(None, "", 10).expect("read")[0].at_relays;
+    assert_eq!(shown(&reader).map(|at| at.0), Some(2));
+    world.store.at_relays("alice", PEER, waiting[0].id, 0);
+    world.settled();
+    assert_eq!(shown(&reader), None, "no longer enough of them");
+
+    // The same mail for one recipient more is another transfer: the parcel cannot be changed.
+    world.enqueue(Some("M1"), b"one", &["work@tox.alt"]);
+    let more = reader.waiting("alice", &PEER, 10).expect("read");
+    assert_eq!(more.len(), 1);
+    assert_ne!(more[0].id, waiting[0].id);
+
+    // The receipt comes by the relays, without a link.
+    world.store.outcome(PEER, waiting[0].id, 0, Outcome::Stored { duplicate: false, relayed: false });
+    world.settled();
+    assert_eq!(reader.parcels_without_mail("alice").expect("read"), [(PEER, waiting[0].id)]);
+    world.store.finish_parcels("alice", vec![(PEER, waiting[0].id)]);
+    world.store.forget_parcel("alice", PEER, waiting[0].id);
+    world.settled();
+    assert!(reader.parcels("alice").expect("read").is_empty() && reader.deposits("alice").expect("read").is_empty());
+    assert_eq!(reader.slot_numbers("alice").expect("read")[0].next, 5);
+}
+
+#[test]
+fn a_receipt_is_owed_until_the_sender_is_done() {
+    let world = World::new();
+    let receipt = Receipt { peer: PEER, transfer: MailId([1; 16]), number: 0, item: vec![9], made: 5, parcel: None };
+    world.store.put_receipts("alice", vec![receipt.clone()]).expect("kept");
+    let reader = world.reader();
+    assert_eq!(reader.receipts("alice").expect("read"), [receipt]);
+    let parcel = Parcel {
+        peer: PEER,
+        id: MailId([8; 16]),
+        mail: None,
+        head: vec![1],
+        octets: 1,
+        queued: 5,
+        expires: 50,
+        at_relays: None,
+        finished: false,
+    };
+    world.store.put_parcel("alice", parcel, vec![(MailId([1; 16]), 0)]).expect("kept");
+    assert_eq!(reader.receipts("alice").expect("read")[0].parcel, Some(MailId([8; 16])));
+    assert_eq!(reader.parcels_without_receipt("alice").expect("read"), []);
+    world.store.forget("alice", vec![(PEER, MailId([1; 16]))]);
+    world.settled();
+    assert_eq!(reader.receipts("alice").expect("read"), []);
+    assert_eq!(reader.parcels_without_receipt("alice").expect("read"), [(PEER, MailId([8; 16]))]);
+}
+
+#[test]
+fn the_keys_of_a_lane_are_overwritten_before_they_are_deleted() {
+    let world = World::new();
+    let key = |id, made, octet| PreKey { peer: PEER, id, secret: PreKeySecret::new(&mut [octet; 32]), made };
+    world.store.put_pre_key("alice", &key(1, 100, 0xA1), 0).expect("kept");
+    world.store.put_pre_key("alice", &key(2, 200, 0xA2), 150).expect("kept");
+    let reader = world.reader();
+    let ids: Vec<u32> = reader.pre_keys("alice").expect("read").iter().map(|key| key.id).collect();
+    assert_eq!(ids, [2]);
+    drop(reader);
+    let database = rusqlite::Connection::open(world.state.path().join("queue.sqlite")).expect("open");
+    database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpoint");
+    let octets = std::fs::read(world.state.path().join("queue.sqlite")).expect("read");
+    let found = |octet: u8| octets.windows(32).any(|window| window == [octet; 32]);
+    assert!(!found(0xA1) && found(0xA2));
 }

@@ -213,11 +213,7 @@ impl Tox {
 
     /// Looks for toxcore's UDP socket among our own descriptors by its bound port; the API does not give it.
     fn find_udp_socket(&self) -> Option<RawFd> {
-        // SAFETY: the instance is alive; a null error pointer is allowed.
-        let port = unsafe { sys::tox_self_get_udp_port(self.raw.as_ptr(), std::ptr::null_mut()) };
-        if port == 0 {
-            return None;
-        }
+        let (port, _) = self.node()?;
         let fds = std::fs::read_dir("/proc/self/fd").ok()?;
         fds.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok()).find(|fd| {
             use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
@@ -277,6 +273,18 @@ impl Tox {
         // SAFETY: the buffer has TOX_ADDRESS_SIZE (38) octets.
         unsafe { sys::tox_self_get_address(self.raw.as_ptr(), octets.as_mut_ptr()) };
         ToxId::from_octets(&octets).expect("toxcore computes the checksum of its own address")
+    }
+
+    /// The UDP port and the key by which others find the network through this instance; none without UDP. The key is
+    /// another one than that of the Tox ID, and new in each run.
+    pub fn node(&self) -> Option<(u16, PublicKey)> {
+        let mut key = [0; 32];
+        // SAFETY: the instance is alive and the buffer has TOX_PUBLIC_KEY_SIZE (32) octets; a null error pointer is allowed.
+        let port = unsafe {
+            sys::tox_self_get_dht_id(self.raw.as_ptr(), key.as_mut_ptr());
+            sys::tox_self_get_udp_port(self.raw.as_ptr(), std::ptr::null_mut())
+        };
+        (port != 0).then_some((port, PublicKey(key)))
     }
 
     /// The part of our Tox ID that strangers must know to ask us.

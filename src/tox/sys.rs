@@ -503,6 +503,9 @@ impl Tox_Err_Get_Port {
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
 pub struct Tox_Err_Get_Port(pub ::std::os::raw::c_uint);
 unsafe extern "C" {
+    pub fn tox_self_get_dht_id(tox: *const Tox, dht_id: *mut u8);
+}
+unsafe extern "C" {
     pub fn tox_self_get_udp_port(tox: *const Tox, error: *mut Tox_Err_Get_Port) -> u16;
 }
 impl Tox_Err_Encryption {

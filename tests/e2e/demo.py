@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The demo: people with a private Postfix and a tox-agent each send each other mail over a private Tox network.
 
-Exits with 0 and the last line `demo: 5 of 5 mails delivered` only if all mails came through, once each and byte for
+Exits with 0 and the last line `demo: 6 of 6 mails delivered` only if all mails came through, once each and byte for
 byte.
 """
 
@@ -16,14 +16,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rig.agent import PROGRAMS, Agent, befriend, install_programs
+from rig.agent import PROGRAMS, Agent, befriend, install_programs, queue_id_of
 from rig.bootstrap import Bootstrap
 from rig.dovecot import Dovecot
 from rig.mail import compare, find_in_maildir, header, sample_mail
 from rig.mutt import Mutt
 from rig.named import Named
-from rig.net import HOST
+from rig.net import HOST, free_udp_ports
 from rig.postfix import Postfix
+from rig.relay import CLASSES, PORTS, SOON, Relay, wait_at_relays, wait_lane
 from rig.sandbox import RigError, Sandbox
 from rig.wait import wait_for
 
@@ -34,7 +35,7 @@ BOB_AT_TOX = "bob@tox.alt"  # the name alice gave to her contact
 # Somebody alice has never met; her address leads to her by the DNS.
 CAROL = "carol@example.test"
 
-MAILS = 5
+MAILS = 6
 MIB = 1024 * 1024
 
 _start = time.monotonic()
@@ -75,6 +76,7 @@ class Demo:
         self._while_stopped()
         self._reply()
         self._by_name()
+        self._never_together()
         self._nothing_left()
 
     def _set_up(self) -> None:
@@ -93,7 +95,8 @@ class Demo:
                 bootstrap=bootstrap,
                 addresses=[f"{name}@example.test"],
                 senders=[sender],
-                settings={"names": names},
+                settings={"names": names, **SOON},
+                ports=free_udp_ports(PORTS),
             )
             say(f"{name}: tox-agent runs, Tox ID {agent.tox_id[:8]}…")
             postfix = Postfix(
@@ -122,6 +125,10 @@ class Demo:
             settings={"names": names},
         )
         say(f"carol: tox-agent runs, Tox ID {self.carol.tox_id[:8]}…")
+        self.relays = [
+            Relay(self._sandbox, f"relay-{number}", binaries=binaries, bootstrap=bootstrap) for number in (1, 2, 3)
+        ]
+        say(f"{len(self.relays)} relays run, each an agent of its own")
 
     def _meet(self) -> None:
         for agent in (self.alice.agent, self.bob.agent):
@@ -129,6 +136,9 @@ class Demo:
         say("alice: toxctl contact add, bob: toxctl request accept")
         befriend(self.alice.agent, self.bob.agent, "Hello Bob, it is Alice")
         say("alice and bob are contacts, the mail link is up")
+        for relay in self.relays:
+            self.bob.agent.ctl("relay", "use", relay.invite())
+        say("bob: toxctl relay use: mail for him may wait at three relays, of which he tells alice over the link")
         self.dovecot = Dovecot(
             self._sandbox,
             {agent.name: agent.maildir for agent in (self.alice.agent, self.bob.agent, self.carol)},
@@ -206,6 +216,30 @@ class Demo:
         self._arrived(5, self.carol, sent)
         self._done(5)
 
+    def _never_together(self) -> None:
+        alice, bob = self.alice.agent, self.bob.agent
+        wait_lane(alice, bob, [relay.relay_key for relay in self.relays])
+        require(bob.stop() == 0, "bob's agent ends with status 0")
+        say("6: bob's agent is stopped")
+        sent = self._compose("never together", "Will you be there when I am not?\n", "<demo.6@alice.example>")
+        told = self._send(6, "a mail for bob, who is away,", sent)
+        wait_at_relays(alice, queue_id_of(told), len(self.relays))
+        say(f"6: {next(line.strip() for line in alice.ctl('queue', 'list').splitlines() if 'relays' in line)}")
+        sizes = sorted({path.stat().st_size for relay in self.relays for path in relay.contents()})
+        require(set(sizes) <= set(CLASSES), f"relays hold contents of a few sizes, not {sizes}")
+        require(alice.stop() == 0, "alice's agent ends with status 0")
+        say(f"6: alice's agent is stopped, too; what is left is sealed, at relays, {sizes} bytes each")
+        bob.start()
+        say("6: bob's agent is started again")
+        self._arrived(6, bob, sent, timeout=240)
+        alice.start()
+        say("6: alice's agent is started again")
+        wait_for("word that bob has it", lambda: alice.queued() == 0, 240)
+        for relay in self.relays:
+            relay.wait_empty()
+        say("6: alice knows that bob has it; the relays are empty")
+        self._done(6)
+
     def _compose(
         self, subject: str, text: str, message_id: str, attachment_size: int = 0, to: str = BOB_AT_TOX
     ) -> bytes:
@@ -218,17 +252,18 @@ class Demo:
             attachment_size=attachment_size,
         )
 
-    def _send(self, number: int, what: str, mail: bytes, to: str = BOB_AT_TOX) -> None:
+    def _send(self, number: int, what: str, mail: bytes, to: str = BOB_AT_TOX) -> str:
         queue_id = self.alice.postfix.smtp(ALICE, [to], mail)
         say(f"{number}: alice submits {what} to Postfix, queue id {queue_id}")
-        self._taken(number, self.alice.postfix, mail, to)
+        return self._taken(number, self.alice.postfix, mail, to)
 
-    def _taken(self, number: int, postfix: Postfix, mail: bytes, recipient: str) -> None:
-        """Wait until the agent has taken the mail from Postfix."""
+    def _taken(self, number: int, postfix: Postfix, mail: bytes, recipient: str) -> str:
+        """Wait until the agent has taken the mail from Postfix; what it told Postfix."""
         queue_id = postfix.queue_id(message_id_of(mail))
         status, code, text = postfix.wait_status(queue_id, recipient)
         require(status == "sent", f"the agent takes the mail; it is {status}, {code}, {text}")
         say(f"{number}: {postfix.name} logs status={status} ({text})")
+        return text
 
     def _arrived(self, number: int, to: Agent, sent: bytes, timeout: float = 120) -> bytes:
         """Wait for the mail in the Maildir, read it back by IMAP, and compare."""
@@ -253,7 +288,7 @@ class Demo:
 
     def _nothing_left(self) -> None:
         counts = [len(self.dovecot.messages(name)) for name in ("bob", "alice", "carol")]
-        require(counts == [3, 1, 1], f"bob has 3 mails, alice has 1 and carol has 1, not {counts}")
+        require(counts == [4, 1, 1], f"bob has 4 mails, alice has 1 and carol has 1, not {counts}")
         for person in (self.alice, self.bob):
             wait_for(f"empty queues of {person.agent.name}", person.has_empty_queues)
         say("every mail is there once, nothing is left in any queue")

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from rig.agent import Agent, ToxctlError, befriend, install_programs
+from rig.agent import Agent, ToxctlError, befriend, install_programs, queue_id_of
 from rig.bootstrap import Bootstrap
 from rig.case import SandboxCase
 from rig.lmtp import LmtpClient
@@ -45,14 +45,6 @@ def mail(message_id: str, body: bytes = b"Hello\n", *, sender: str = ALICE, fiel
 def random_body(size: int, seed: int = 1) -> bytes:
     """Octets that do not compress, with an LF at the end of each of their lines."""
     return random.Random(seed).randbytes(size - 1).replace(b"\r", b"x") + b"\n"
-
-
-def queue_id_of(words: str) -> str:
-    """The agent's queue id in its answer."""
-    found = re.search(r"queued as ([0-9A-V]{16})", words)
-    if found is None:
-        raise RigError(f"no queue id in {words!r}")
-    return found.group(1)
 
 
 def stored(maildir: Path, message_id: str, timeout: float = 60) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rig.bootstrap import Bootstrap
+from rig.capture import cbor_sequence, common_run, deposits
 from rig.case import SandboxCase
 from rig.dovecot import Dovecot
 from rig.lmtp_stub import LmtpStub
@@ -35,6 +36,46 @@ def mail(message_id: str = "<1@alice.example>", **changes: object) -> bytes:
         "message_id": message_id,
     }
     return sample_mail(**(settings | changes))  # type: ignore[arg-type]
+
+
+class SearchTest(unittest.TestCase):
+    """What a test that finds nothing rests upon: that what is there is found."""
+
+    def test_a_common_run_is_found_wherever_it_is(self) -> None:
+        run = bytes(range(16, 32))
+        for before in (*range(20), 100):
+            for after in (0, 1, 7, 50):
+                one = [b"\1" * 99, b"\1" * before + run + b"\1" * after]
+                other = [b"\2" * after + run + b"\2" * before, b""]
+                self.assertEqual(common_run(one, other), run, (before, after))
+                shorter = [content.replace(run, run[:-1]) for content in one]
+                self.assertIsNone(common_run(shorter, other), (before, after))
+        self.assertIsNone(common_run([run[:-1]], [run]))
+        self.assertEqual(common_run([bytes(1000)], [bytes(16)]), bytes(16))
+
+    def test_cbor_is_read_as_rfc_8949_writes_it(self) -> None:
+        # Its appendix A.
+        for octets, item in (
+            ("00", 0),
+            ("1818", 24),
+            ("1903e8", 1000),
+            ("1bffffffffffffffff", 18446744073709551615),
+            ("4401020304", bytes([1, 2, 3, 4])),
+            ("62c3bc", "ü"),
+            ("8301820203820405", [1, [2, 3], [4, 5]]),
+            ("a26161016162820203", {"a": 1, "b": [2, 3]}),
+            ("83f4f5f6", [False, True, None]),
+        ):
+            self.assertEqual(list(cbor_sequence(bytes.fromhex(octets) * 2)), [item, item], octets)
+        for octets in ("9f01ff", "f90000"):
+            with self.assertRaises(ValueError):
+                list(cbor_sequence(bytes.fromhex(octets)))
+
+    def test_contents_are_put_together(self) -> None:
+        requests = [[3, b"a", 4, b"digest"], [4, b"a", 0, b"12"], [0, 7], [3, b"b", 9, b"x"], [4, b"a", 2, b"34"]]
+        # What is sent again is the same.
+        come = deposits([*requests, [4, b"a", 1, b"23"], [5, b"a", b"signature"]])
+        self.assertEqual((come.sizes, come.contents), ([4, 9], {b"a": b"1234", b"b": b""}))
 
 
 class SandboxTest(unittest.TestCase):

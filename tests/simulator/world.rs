@@ -638,6 +638,7 @@ impl World {
                 self.ask_disk(agent, DiskJob::Stage(number));
             }
             Action::Declined { .. } | Action::DeclineHeard { .. } => unreachable!("nobody declines here"),
+            Action::Lane { .. } => unreachable!("nobody speaks of lanes here"),
             Action::Note { peer, text } => {
                 if self.trace {
                     eprintln!("{} note {agent} of {}: {text}", self.now, number(&peer));

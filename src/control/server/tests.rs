@@ -92,6 +92,24 @@ impl Backend for Fake {
     fn rotate_nospam(&self, account: Option<&str>) -> Result<NewId, Failure> {
         Ok(NewId { account: account.unwrap_or("alice").into(), tox_id: "NEW".into(), before: "OLD".into() })
     }
+    fn relays(&self, _: Option<&str>) -> Result<Relays, Failure> {
+        Ok(Relays::default())
+    }
+    fn use_relay(&self, what: UseRelay) -> Result<UsedRelay, Failure> {
+        Err(Failure::Invalid(what.relay))
+    }
+    fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), Failure> {
+        Err(Failure::NotFound(format!("{account:?} {relay}")))
+    }
+    fn invite(&self, what: NewInvite) -> Result<Invited, Failure> {
+        Ok(Invited { text: "toxmail-relay:x:y".into(), quota: what.quota.unwrap_or(5) })
+    }
+    fn owners(&self) -> Result<Vec<Owner>, Failure> {
+        Err(Failure::Conflict("this agent is no relay".into()))
+    }
+    fn remove_owner(&self, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
     fn flush(&self, _: Flush) -> Result<Flushed, Failure> {
         Ok(Flushed { recipients: 7 })
     }

@@ -108,7 +108,7 @@ fn keep(edit: &Edit) -> io::Result<()> {
 }
 
 /// Makes `text` the content of `file`, or removes it.
-fn put(file: &str, text: Option<&str>) -> io::Result<()> {
+pub(in crate::ctl) fn put(file: &str, text: Option<&str>) -> io::Result<()> {
     // Where the file is a link, what it leads to is changed.
     let path = fs::canonicalize(file).unwrap_or_else(|_| PathBuf::from(file));
     match text {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+pub(super) use self::files::put;
 use self::plan::{Plan, Route, Wanted};
 use self::servers::{Exim, Postfix, Server};
 use super::{Cli, Fail, print, show};

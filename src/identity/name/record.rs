@@ -199,6 +199,15 @@ fn pair(field: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((field[..at].trim_ascii_end(), field[at + 1..].trim_ascii_start()))
 }
 
+/// The value of a field of a Tox record that means nothing here (`docs/names.md`): `None` if it is not there or stands
+/// twice, or the record is too long or somebody else's.
+pub fn field<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    version(text).filter(|_| text.len() <= MAX_TEXT)?;
+    let mut values = fields(text).filter_map(pair).filter(|(name, _)| name.eq_ignore_ascii_case(key.as_bytes()));
+    let (_, value) = values.next()?;
+    values.next().is_none().then_some(value)
+}
+
 /// The version of a Tox record, in lower case; `None` if it is none. `v` must come first.
 fn version(text: &[u8]) -> Option<String> {
     let (key, value) = pair(fields(text).next()?)?;
@@ -532,6 +541,16 @@ mod tests {
         assert_eq!(line("*.a@example.org"), Err(InvalidName::Wildcard));
         assert_eq!(line("bob@exämple.se"), Err(InvalidName::NotAscii));
         assert_eq!(line("bob@tox.alt"), Err(InvalidName::NotDns("alt")));
+    }
+
+    #[test]
+    fn a_field_for_others_is_found_if_it_stands_once() {
+        let found = |text: &str| field(text.as_bytes(), "inv").map(<[u8]>::to_vec);
+        assert_eq!(found("v=tox1;id=x; INV = a=b ;r=c"), Some(b"a=b".to_vec()));
+        let long = format!("v=tox1;inv=a;x={}", "y".repeat(MAX_TEXT));
+        for none in ["v=tox1;id=x", "inv=a", "v=spf1;inv=a", "v=tox1;inv", "v=tox1;inv=a;inv=a", &long] {
+            assert_eq!(found(none), None, "{none}");
+        }
     }
 
     proptest! {

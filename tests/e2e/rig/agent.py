@@ -1,6 +1,7 @@
 """A tox-agent with one account, and the toxctl that talks to it."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from rig.bootstrap import Bootstrap
 from rig.net import free_udp_port
 from rig.netns import inside
 from rig.sandbox import UNPRIVILEGED, Process, RigError, Sandbox, as_user
+from rig.sockets import SocketWatch
 from rig.wait import wait_for
 
 T = TypeVar("T")
@@ -30,13 +32,22 @@ def install_programs(sandbox: Sandbox, source: Path) -> Path:
     return target
 
 
+def queue_id_of(words: str) -> str:
+    """The agent's queue id in its answer."""
+    found = re.search(r"queued as ([0-9A-V]{16})", words)
+    if found is None:
+        raise RigError(f"no queue id in {words!r}")
+    return found.group(1)
+
+
 class Agent:
     """`binaries` is the folder of `install_programs`. The agent runs as a user without rights, as a service would.
 
     `extra_config` comes last in its configuration: it may go on with the account, or open a section of its own.
     `deliver` is the server that gets its mail in place of the Maildir, for the user `deliver_to`. `settings` are keys
-    of sections, on top of the usual ones or in their place. `ports` are consecutive UDP ports. `netns` is the network
-    namespace it runs in. Changes of `env` take effect at the next start.
+    of sections, on top of the usual ones or in their place (`None`: without the key). `ports` are consecutive UDP
+    ports. `netns` is the network namespace it runs in, `watch` sees what it does with sockets. Changes of `env` take
+    effect at the next start.
     """
 
     def __init__(
@@ -55,12 +66,14 @@ class Agent:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         ports: Sequence[int] | None = None,
         netns: str | None = None,
+        watch: SocketWatch | None = None,
         start: bool = True,
     ) -> None:
         self.name = name
         self.env: dict[str, str] = {}
         self.log_path = sandbox.log(f"{name}-agent")
         self._netns = netns
+        self._watch = watch
         self._sandbox = sandbox
         self._binaries = binaries
         self._user = user
@@ -108,7 +121,8 @@ class Agent:
             sections[section] = {**sections.get(section, {}), **keys}
         lines = [f"state_dir = {text(str(self.state))}", f"hostname = {text(f'{self.name}.example')}", ""]
         for section, keys in sections.items():
-            lines += [f"[{section}]", *(f"{key} = {text(value)}" for key, value in keys.items()), ""]
+            given = (f"{key} = {text(value)}" for key, value in keys.items() if value is not None)
+            lines += [f"[{section}]", *given, ""]
         self.config.write_text(
             "\n".join(lines)
             + f"""
@@ -132,6 +146,8 @@ senders = {text(self._senders)}
         if self.env:
             # Not for the command around it: libfaketime makes a semaphore for the user it starts as.
             command = ["env", *(f"{name}={value}" for name, value in self.env.items()), *command]
+        if self._watch is not None:
+            command = [*self._watch.command, *command]
         user: str | None = self._user
         if self._netns is not None:
             command, user = inside(self._netns, command, self._user), None
@@ -145,6 +161,10 @@ senders = {text(self._senders)}
     def kill(self) -> None:
         """kill -9."""
         self._running().kill()
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.alive()
 
     def require_alive(self) -> None:
         """Raise, with what it said last, if it has ended."""

@@ -41,6 +41,7 @@ class Process:
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        talk: bool = False,
     ) -> None:
         self.name = name
         self.log = log
@@ -48,7 +49,7 @@ class Process:
         with log.open("ab") as out:
             self._popen = subprocess.Popen(
                 [str(word) for word in argv],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -63,6 +64,13 @@ class Process:
     def pid(self) -> int:
         """Its process id."""
         return self._popen.pid
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        if self._popen.stdin is None:
+            raise RigError(f"{self.name} was not started to be talked to")
+        self._popen.stdin.write(f"{line}\n".encode())
+        self._popen.stdin.flush()
 
     def alive(self) -> bool:
         """Whether it still runs."""
@@ -95,6 +103,8 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.alive():
                 os.killpg(self.pid, signal.SIGKILL)
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
         return self._popen.wait()
 
 
@@ -160,9 +170,10 @@ class Sandbox:
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        talk: bool = False,
     ) -> Process:
-        """Start a process that is stopped with the sandbox."""
-        process = Process(name, argv, self.log(name), user=user, env=env, cwd=cwd)
+        """Start a process that is stopped with the sandbox; with `talk`, it can be told lines."""
+        process = Process(name, argv, self.log(name), user=user, env=env, cwd=cwd, talk=talk)
         self._processes.append(process)
         self._tell_watchdog(f"+{process.pid}")
         return process

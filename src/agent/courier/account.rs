@@ -1,0 +1,244 @@
+//! What the courier knows of one account, and how its parts are driven.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::clients::{Owner, Visit};
+use super::incoming::Assembling;
+use super::lanes::{Followed, Offered};
+use super::{ClientNumber, Shared, random};
+use crate::agent::account::Handle as ToxHandle;
+use crate::agent::partial::Partials;
+use crate::agent::relay_client::ClientEvent;
+use crate::config;
+use crate::engine::transfer::MailId;
+use crate::identity::tox_id::PublicKey;
+use crate::lane::keys::{MailSecret, RelayKey, SlotId};
+use crate::relay::inbox::{self, Inbox};
+use crate::relay::outbox::{self, Outbox};
+use crate::relay::place::Place;
+use crate::store::Reader;
+
+/// How many parcels that are settled are remembered, to know further copies of them at once.
+const SETTLED: usize = 4096;
+
+/// One account.
+pub(super) struct Account {
+    pub number: usize,
+    pub name: String,
+    /// Its Tox key.
+    pub own: PublicKey,
+    pub tox: ToxHandle,
+    pub shared: Arc<Shared>,
+    pub secret: MailSecret,
+    /// Lanes that contacts may write.
+    pub offered: HashMap<PublicKey, Offered>,
+    /// Lanes that contacts let us write.
+    pub followed: HashMap<PublicKey, Followed>,
+    /// Contacts whose mail link is up.
+    pub online: HashSet<PublicKey>,
+    pub outbox: Outbox,
+    pub inbox: Inbox,
+    /// Relays where we are an owner.
+    pub owners: BTreeMap<RelayKey, Owner>,
+    /// Visits under way.
+    pub visits: HashMap<(RelayKey, PublicKey), Visit>,
+    /// Whose slots those are that a relay may name.
+    pub slots: HashMap<(RelayKey, SlotId), (PublicKey, Place)>,
+    /// Parcels of which parts have come.
+    pub assembly: HashMap<(PublicKey, MailId), Assembling>,
+    /// Parcels that need no more parts, the latest last.
+    pub settled: (HashSet<(PublicKey, MailId)>, VecDeque<(PublicKey, MailId)>),
+    /// Parcels given to the outbox and not finished, and whether they carry the offer with this serial.
+    pub parcels: HashMap<(PublicKey, MailId), Option<u64>>,
+    /// Mails whose answer came by a relay.
+    pub answered: HashSet<(PublicKey, MailId)>,
+    /// Contacts that mail may have come for which the outbox has no room.
+    pub full: HashSet<PublicKey>,
+    pub partials: Partials,
+    /// Whether the relays to be used are to be chosen anew.
+    pub choose: bool,
+    pub chosen_at: Option<i64>,
+    pub swept_at: Option<i64>,
+}
+
+impl Account {
+    /// What the store has of it. A mail identity is made if there is none.
+    ///
+    /// # Errors
+    /// The store or the state folder cannot be read or written.
+    pub fn load(
+        number: usize,
+        name: String,
+        own: PublicKey,
+        tox: ToxHandle,
+        shared: Arc<Shared>,
+        reader: &Reader,
+    ) -> anyhow::Result<Self> {
+        let secret = match reader.mail_secret(&name)? {
+            Some(secret) => secret,
+            None => {
+                let secret = MailSecret::new(&mut random()?);
+                shared.store.put_mail_secret(&name, &secret)?;
+                secret
+            }
+        };
+        let now = u64::try_from(shared.clock.queue_ms()).unwrap_or(0);
+        let (inbox_settings, outbox_settings) = settings(&shared, &name);
+        let mut account = Self {
+            partials: Partials::new(shared.state_dir.join("incoming").join(&name))?,
+            number,
+            name,
+            own,
+            tox,
+            shared,
+            secret,
+            offered: HashMap::new(),
+            followed: HashMap::new(),
+            online: HashSet::new(),
+            outbox: Outbox::new(outbox_settings, random()?, now),
+            inbox: Inbox::new(inbox_settings, random()?),
+            owners: BTreeMap::new(),
+            visits: HashMap::new(),
+            slots: HashMap::new(),
+            assembly: HashMap::new(),
+            settled: Default::default(),
+            parcels: HashMap::new(),
+            answered: HashSet::new(),
+            full: HashSet::new(),
+            choose: true,
+            chosen_at: None,
+            swept_at: None,
+        };
+        account.load_lanes(reader)?;
+        account.load_parcels(reader)?;
+        Ok(account)
+    }
+
+    /// The queue's time, in milliseconds.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.shared.clock.queue_ms()).unwrap_or(0)
+    }
+
+    /// The wall clock's, in seconds.
+    pub fn seconds(&self) -> i64 {
+        self.shared.clock.wall_ms() / 1000
+    }
+
+    /// Its configuration; `None` once it is not configured any more.
+    pub fn config(&self) -> Option<config::Account> {
+        self.shared.live.get().accounts.iter().find(|account| account.name == self.name).cloned()
+    }
+
+    /// When something is to be done without being told.
+    pub fn deadline(&self) -> Option<u64> {
+        [self.outbox.deadline(), self.inbox.deadline()].into_iter().flatten().min()
+    }
+
+    /// Carries out what is decided, until nothing more is.
+    pub fn work(&mut self, reader: &Reader, clients: &mut ClientNumber) {
+        let (mut out, mut inward) = (Vec::new(), Vec::new());
+        loop {
+            self.outbox.poll(self.now(), &mut out);
+            self.inbox.poll(self.now(), &mut inward);
+            if out.is_empty() && inward.is_empty() {
+                return;
+            }
+            self.carry_out(std::mem::take(&mut out), reader, clients);
+            self.carry_in(std::mem::take(&mut inward));
+        }
+    }
+
+    /// What is to be looked at from time to time.
+    pub fn look(&mut self, reader: &Reader, clients: &mut ClientNumber) {
+        let (inbox_settings, outbox_settings) = settings(&self.shared, &self.name);
+        self.inbox.set(inbox_settings);
+        self.outbox.set(outbox_settings);
+        let connected = self.tox.snapshot().connection != crate::tox::Connection::Offline;
+        self.outbox.handle(self.now(), outbox::Input::Connected(connected));
+        let looked = (|| -> anyhow::Result<()> {
+            self.choose_relays(reader, clients)?;
+            self.renew_keys()?;
+            self.sync_offers()?;
+            self.gather_mail(reader)?;
+            self.gather_control(reader)?;
+            self.find_finished(reader)
+        })();
+        if let Err(error) = looked {
+            log::error!("{}: cannot look after mail at relays: {error:#}", self.name);
+        }
+    }
+
+    /// Ends every client.
+    pub fn close(&mut self) {
+        self.owners.values().filter_map(|owner| owner.client.as_ref()).for_each(|client| client.handle.close());
+        self.visits.values().for_each(|visit| visit.client.handle.close());
+    }
+
+    /// Whether this client is one of the account's.
+    pub fn owns(&self, client: ClientNumber) -> bool {
+        self.owners.values().any(|owner| owner.client.as_ref().is_some_and(|c| c.number == client))
+            || self.visits.values().any(|visit| visit.client.number == client)
+    }
+
+    /// A client has something to tell.
+    pub fn on_client(&mut self, client: ClientNumber, event: ClientEvent) {
+        let owner = self.owners.iter().find(|(_, owner)| owner.client.as_ref().is_some_and(|c| c.number == client));
+        if let Some((relay, _)) = owner {
+            return self.on_owner(*relay, event);
+        }
+        let visit = self.visits.iter().find(|(_, visit)| visit.client.number == client).map(|(whose, _)| *whose);
+        if let Some((relay, peer)) = visit {
+            self.on_visit(relay, peer, event);
+        }
+    }
+
+    /// The link with a contact came up or went.
+    pub fn on_link(&mut self, peer: PublicKey, up: bool) {
+        if up {
+            self.online.insert(peer);
+        } else {
+            self.online.remove(&peer);
+        }
+        self.outbox.handle(self.now(), outbox::Input::Contact { peer, online: up });
+        if up && let Err(error) = self.greet(peer) {
+            log::error!("{}: cannot offer a lane: {error:#}", self.name);
+        }
+    }
+
+    /// A contact is none any more.
+    pub fn on_gone(&mut self, peer: PublicKey) {
+        self.online.remove(&peer);
+        self.outbox.handle(self.now(), outbox::Input::LaneGone(peer));
+        self.followed.remove(&peer);
+        self.parcels.retain(|(of, _), _| *of != peer);
+        if self.offered.contains_key(&peer) {
+            self.inbox.handle(self.now(), inbox::Input::LaneGone(peer));
+        } else if let Err(error) = self.shared.store.forget_lanes(&self.name, peer) {
+            log::error!("{}: cannot forget the lanes of {peer}: {error}", self.name);
+        }
+    }
+
+    /// A parcel needs no more parts.
+    pub fn settle(&mut self, peer: PublicKey, parcel: MailId) {
+        self.drop_assembly(peer, parcel);
+        if self.settled.0.insert((peer, parcel)) {
+            self.settled.1.push_back((peer, parcel));
+            if self.settled.1.len() > SETTLED
+                && let Some(oldest) = self.settled.1.pop_front()
+            {
+                self.settled.0.remove(&oldest);
+            }
+        }
+        self.inbox.handle(self.now(), inbox::Input::Settled { peer, parcel });
+    }
+}
+
+/// The settings of an account's two sides.
+fn settings(shared: &Shared, name: &str) -> (inbox::Settings, outbox::Settings) {
+    let config = shared.live.get();
+    let milliseconds = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let poll = config.accounts.iter().find(|account| account.name == name).map(|account| account.relay_poll);
+    let inward = inbox::Settings { poll: poll.map_or(600_000, milliseconds), ..Default::default() };
+    (inward, outbox::Settings { relay_after: milliseconds(config.queue.relay_after), ..Default::default() })
+}

@@ -1,0 +1,429 @@
+//! Lanes: making and offering those that contacts may write, following those that contacts offer, and the words about them on
+//! the link (`docs/protocol.md`, 5.3).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::account::Account;
+use super::clients::MOST_OFFERED;
+use super::{Message, random};
+use crate::agent::account::Command;
+use crate::engine::transfer::Outcome;
+use crate::identity::tox_id::PublicKey;
+use crate::lane::keys::{Class, LaneSeed, MailKey, PreKeySecret, RelayKey};
+use crate::lane::offer::{InvalidOffer, LaneId, Offer, PreKey, RelayRef};
+use crate::lane::parcel::{Item, Parcel};
+use crate::relay::descriptor::{Descriptor, Invite};
+use crate::relay::{inbox, outbox};
+use crate::store::{self, LaneIn, Reader, RelayRow};
+
+/// The kinds of words about lanes.
+const OFFER: u64 = 0;
+const SEEN: u64 = 1;
+const ITEMS: u64 = 2;
+const RELAY: u64 = 3;
+const WANT: u64 = 4;
+const INVITED: u64 = 5;
+
+/// How old a pre-key gets before a new one is offered, in seconds.
+const RENEW: i64 = 7 * 86_400;
+/// How old it gets before its secret is destroyed, in seconds.
+pub(super) const DESTROY: i64 = 30 * 86_400;
+/// How many slots of each class are kept open for a contact at each relay: 32 of 16 KiB … 8 of 4 MiB.
+pub(super) const OPEN: [u32; 5] = [32, 8, 4, 2, 8];
+
+/// A lane that a contact may write.
+pub(super) struct Offered {
+    pub lane: LaneId,
+    pub seed: LaneSeed,
+    pub serial: u64,
+    pub seen: u64,
+    pub relays: Vec<RelayRef>,
+    /// Number, secret and age (seconds of the wall clock) of what mail is sealed to, the newest last.
+    pub pre_keys: Vec<(u32, PreKeySecret, i64)>,
+    /// Relays where its slots are registered.
+    pub ready: HashSet<RelayKey>,
+}
+
+/// A lane that a contact lets us write.
+pub(super) struct Followed {
+    pub offer: Offer,
+}
+
+impl Account {
+    /// Takes the lanes over from the store.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) fn load_lanes(&mut self, reader: &Reader) -> anyhow::Result<()> {
+        let mut windows: HashMap<PublicKey, BTreeMap<(RelayKey, Class), inbox::Window>> = HashMap::new();
+        for line in reader.windows(&self.name)? {
+            windows.entry(line.peer).or_default().insert((line.relay, line.class), line.window);
+        }
+        let mut pre_keys: HashMap<PublicKey, Vec<(u32, PreKeySecret, i64)>> = HashMap::new();
+        for key in reader.pre_keys(&self.name)? {
+            pre_keys.entry(key.peer).or_default().push((key.id, key.secret, key.made));
+        }
+        let now = self.now();
+        for LaneIn { peer, lane, seed, serial, seen, relays } in reader.lanes_in(&self.name)? {
+            let relays: Vec<RelayRef> = relays.chunks(70).filter_map(RelayRef::from_octets).collect();
+            let windows = windows.remove(&peer).unwrap_or_default();
+            let ready =
+                windows.iter().filter(|(_, window)| window.registered > window.low).map(|((relay, _), _)| *relay);
+            let offered = Offered {
+                lane: LaneId(lane),
+                seed,
+                serial,
+                seen,
+                ready: ready.collect(),
+                pre_keys: pre_keys.remove(&peer).unwrap_or_default(),
+                relays: relays.clone(),
+            };
+            for ((relay, class), window) in &windows {
+                self.name_slots(peer, &offered.seed, *relay, *class, window.low..window.registered);
+            }
+            self.offered.insert(peer, offered);
+            let relays = relays.iter().map(|relay| relay.key).collect();
+            self.inbox.handle(now, inbox::Input::Lane { peer, relays, open: OPEN, windows });
+        }
+        for line in reader.lanes_out(&self.name)? {
+            match Offer::from_octets(&line.offer, &self.own, Some(&line.key)) {
+                Ok(offer) => drop(self.followed.insert(line.peer, Followed { offer })),
+                Err(error) => log::error!("{}: the lane of {} in the store: {error}", self.name, line.peer),
+            }
+        }
+        for (relay, at) in reader.contacts_relays_seen(&self.name)? {
+            self.outbox.handle(now, outbox::Input::Seen { relay, at: u64::try_from(at).unwrap_or(0) });
+        }
+        let mut next: HashMap<PublicKey, BTreeMap<(RelayKey, Class), u64>> = HashMap::new();
+        for line in reader.slot_numbers(&self.name)? {
+            next.entry(line.peer).or_default().insert((line.relay, line.class), line.next);
+        }
+        for (peer, followed) in &self.followed {
+            let relays = followed.offer.relays.iter().map(|relay| relay.key).collect();
+            let next = next.remove(peer).unwrap_or_default();
+            self.outbox.handle(now, outbox::Input::Lane { peer: *peer, relays, next });
+        }
+        Ok(())
+    }
+
+    /// The link with a contact is up: offers it a lane, tells what is known of its own, and gives the receipts that are owed.
+    ///
+    /// # Errors
+    /// The store fails or the system has no randomness.
+    pub(super) fn greet(&mut self, peer: PublicKey) -> anyhow::Result<()> {
+        if self.config().is_none_or(|config| config.relays == crate::config::Relays::None) {
+            return Ok(());
+        }
+        if !self.offered.contains_key(&peer) {
+            let (lane, mut seed) = (LaneId(random()?), random()?);
+            let seed = LaneSeed::new(&mut seed);
+            let offered = Offered {
+                lane,
+                seed,
+                serial: 1,
+                seen: 0,
+                relays: Vec::new(),
+                pre_keys: Vec::new(),
+                ready: HashSet::new(),
+            };
+            self.offered.insert(peer, offered);
+            self.keep_offer(peer)?;
+            self.new_pre_key(peer)?;
+            let relays = self.in_use();
+            let lane = inbox::Input::Lane { peer, relays, open: OPEN, windows: BTreeMap::new() };
+            self.inbox.handle(self.now(), lane);
+        }
+        self.say_offer(peer);
+        if let Some(followed) = self.followed.get(&peer) {
+            self.say(peer, SEEN, followed.offer.serial.to_be_bytes().to_vec());
+        }
+        if let Some(relay) = self.offered_relay() {
+            self.say(peer, RELAY, relay.descriptor().octets().to_vec());
+        }
+        let reader = Reader::open(&self.shared.state_dir)?;
+        for receipt in reader.receipts(&self.name)? {
+            if receipt.peer == peer {
+                self.say(peer, ITEMS, receipt.item);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says a word to a contact whose link is up.
+    pub(super) fn say(&self, peer: PublicKey, kind: u64, octets: Vec<u8>) {
+        self.tox.send(Command::SayLane(peer, kind, octets));
+    }
+
+    /// Says what became of a mail, by the link.
+    pub(super) fn say_receipt(&self, peer: PublicKey, item: Vec<u8>) {
+        self.say(peer, ITEMS, item);
+    }
+
+    fn say_offer(&self, peer: PublicKey) {
+        if let Some(octets) = self.offer(&peer) {
+            self.say(peer, OFFER, octets.to_vec());
+        }
+    }
+
+    /// The offer of the lane that a contact may write, signed.
+    pub(super) fn offer(&self, peer: &PublicKey) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+        let offered = self.offered.get(peer)?;
+        let (id, secret, made) = offered.pre_keys.last()?;
+        let config = self.shared.live.get();
+        let offer = Offer {
+            lane: offered.lane,
+            serial: offered.serial,
+            to: *peer,
+            seed: LaneSeed::new(&mut offered.seed.expose().to_owned()),
+            relays: offered.relays.clone(),
+            open: OPEN,
+            pre_key: PreKey { id: *id, key: secret.public(), not_after: u64::try_from(made + DESTROY).unwrap_or(0) },
+            max_mail: config.delivery.max_size,
+            key: self.secret.public(),
+            receipts: self.config().is_some_and(|config| config.receipts),
+        };
+        Some(offer.to_octets(&self.secret))
+    }
+
+    fn keep_offer(&self, peer: PublicKey) -> anyhow::Result<()> {
+        let Some(offered) = self.offered.get(&peer) else { return Ok(()) };
+        let lane = LaneIn {
+            peer,
+            lane: offered.lane.0,
+            seed: LaneSeed::new(&mut offered.seed.expose().to_owned()),
+            serial: offered.serial,
+            seen: offered.seen,
+            relays: offered.relays.iter().flat_map(RelayRef::octets).collect(),
+        };
+        Ok(self.shared.store.put_lane_in(&self.name, &lane)?)
+    }
+
+    fn new_pre_key(&mut self, peer: PublicKey) -> anyhow::Result<()> {
+        let made = self.seconds();
+        let (name, store) = (self.name.clone(), self.shared.store.clone());
+        let Some(offered) = self.offered.get_mut(&peer) else { return Ok(()) };
+        let id = offered.pre_keys.last().map_or(1, |(id, ..)| id + 1);
+        let secret = PreKeySecret::new(&mut random()?);
+        let kept = PreKeySecret::new(&mut secret.expose().to_owned());
+        store.put_pre_key(&name, &store::PreKey { peer, id, secret: kept, made }, made - DESTROY)?;
+        offered.pre_keys.retain(|(.., age)| made - age < DESTROY);
+        offered.pre_keys.push((id, secret, made));
+        Ok(())
+    }
+
+    /// Makes new pre-keys where the last is a week old, and destroys those that are 30 days old.
+    ///
+    /// # Errors
+    /// The store fails or the system has no randomness.
+    pub(super) fn renew_keys(&mut self) -> anyhow::Result<()> {
+        let now = self.seconds();
+        let due = |offered: &Offered| offered.pre_keys.last().is_none_or(|(.., made)| now - made >= RENEW);
+        let old: Vec<PublicKey> = self.offered.iter().filter(|(_, lane)| due(lane)).map(|(peer, _)| *peer).collect();
+        for peer in old {
+            self.new_pre_key(peer)?;
+            self.new_serial(peer)?;
+        }
+        let dead = |offered: &Offered| offered.pre_keys.iter().any(|(.., made)| now - made >= DESTROY);
+        if self.offered.values().any(dead) {
+            self.shared.store.destroy_pre_keys(now - DESTROY);
+            self.offered.values_mut().for_each(|lane| lane.pre_keys.retain(|(.., made)| now - made < DESTROY));
+        }
+        Ok(())
+    }
+
+    fn new_serial(&mut self, peer: PublicKey) -> anyhow::Result<()> {
+        if let Some(offered) = self.offered.get_mut(&peer) {
+            offered.serial += 1;
+        }
+        self.keep_offer(peer)?;
+        if self.online.contains(&peer) {
+            self.say_offer(peer);
+        }
+        Ok(())
+    }
+
+    /// Offers the relays where the slots of a lane are registered, if they are others than before.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(super) fn sync_offers(&mut self) -> anyhow::Result<()> {
+        let mut changed = Vec::new();
+        for (peer, offered) in &mut self.offered {
+            let usable = |key: &RelayKey| offered.ready.contains(key);
+            let now: Vec<RelayRef> = self
+                .owners
+                .iter()
+                .filter(|(key, owner)| owner.in_use && usable(key))
+                .map(|(key, owner)| RelayRef { id: owner.id, key: *key })
+                .take(MOST_OFFERED)
+                .collect();
+            if now != offered.relays {
+                offered.relays = now;
+                changed.push(*peer);
+            }
+        }
+        changed.into_iter().try_for_each(|peer| self.new_serial(peer))
+    }
+
+    /// A contact says something about lanes over the link, which proves that it is the contact.
+    pub(super) fn on_word(&mut self, peer: PublicKey, kind: u64, octets: &[u8]) {
+        let Some(config) = self.config() else { return };
+        if config.relays == crate::config::Relays::None {
+            return;
+        }
+        match kind {
+            OFFER => self.on_offer(peer, octets, true),
+            SEEN => {
+                if let Ok(serial) = octets.try_into() {
+                    self.on_seen(peer, u64::from_be_bytes(serial));
+                }
+            }
+            ITEMS => {
+                let total = octets.len() as u64;
+                if let Ok((Parcel::Control(items), _)) =
+                    Parcel::read(crate::engine::transfer::MailId([0; 16]), total, octets)
+                {
+                    self.on_items(peer, items, true);
+                }
+            }
+            RELAY if self.wants_relay(&config) => self.say(peer, WANT, octets.to_vec()),
+            WANT => self.on_want(peer, octets),
+            INVITED => self.on_invited(peer, octets, &config),
+            _ => {}
+        }
+    }
+
+    /// A contact has offered its relay, and this account has too few.
+    fn wants_relay(&self, config: &crate::config::Account) -> bool {
+        let used = self.owners.values().filter(|owner| owner.in_use).count();
+        config.relays == crate::config::Relays::Auto && used < super::clients::ENOUGH
+    }
+
+    /// The relay that this agent is, if contacts are told of it.
+    fn offered_relay(&self) -> Option<&crate::agent::relay_role::RelayHandle> {
+        self.shared.relay.as_deref().filter(|relay| relay.offers_to_contacts())
+    }
+
+    fn on_want(&self, peer: PublicKey, octets: &[u8]) {
+        let Some(relay) = self.offered_relay() else { return };
+        let descriptor = relay.descriptor();
+        if octets != descriptor.octets() {
+            return;
+        }
+        match relay.invite(None) {
+            Ok(invite) => self.say(peer, INVITED, [&octets[..], &invite.0].concat()),
+            Err(error) => log::warn!("{}: cannot invite a contact to the relay: {error:#}", self.name),
+        }
+    }
+
+    fn on_invited(&mut self, peer: PublicKey, octets: &[u8], config: &crate::config::Account) {
+        let Some((relay, invite)) = octets.split_last_chunk::<16>() else { return };
+        let Some(relay) = Descriptor::from_octets(relay) else { return };
+        if !self.wants_relay(config) {
+            return;
+        }
+        let row = RelayRow {
+            key: relay.key,
+            id: relay.id.octets().to_vec(),
+            invite: Some(Invite(*invite).0),
+            offered_by: Some(peer),
+            savedata: None,
+            pseudonym: None,
+            added: self.seconds(),
+            seen: None,
+        };
+        match self.shared.store.put_relay(&self.name, row) {
+            Ok(()) => {
+                log::info!("{}: a contact offers relay {}: it is used", self.name, relay.key.short());
+                self.relays_changed();
+            }
+            Err(error) => log::error!("{}: cannot keep a relay: {error}", self.name),
+        }
+    }
+
+    /// A contact offers a lane; `direct`: over the link.
+    pub(super) fn on_offer(&mut self, peer: PublicKey, octets: &[u8], direct: bool) {
+        let before = self.followed.get(&peer).map(|followed| &followed.offer);
+        let pinned = before.map(|offer| offer.key);
+        let offer = match Offer::from_octets(octets, &self.own, pinned.as_ref()) {
+            Err(InvalidOffer::OtherKey) if direct => {
+                // The link proves the contact's Tox key, which is what vouched for the first one.
+                log::warn!("{}: contact {peer} has a new mail key", self.name);
+                Offer::from_octets(octets, &self.own, None)
+            }
+            result => result,
+        };
+        let offer = match offer {
+            Ok(offer) => offer,
+            Err(error) => {
+                return log::warn!("{}: contact {peer} offers a lane that is not followed: {error}", self.name);
+            }
+        };
+        let same_key = pinned.is_some_and(|pinned: MailKey| pinned == offer.key);
+        if same_key && before.is_some_and(|before| offer.serial <= before.serial) {
+            if direct {
+                let serial = before.map_or(0, |before| before.serial);
+                self.say(peer, SEEN, serial.to_be_bytes().to_vec());
+            }
+            return;
+        }
+        let other_seed = before.is_some_and(|before| before.seed.expose() != offer.seed.expose());
+        let kept =
+            self.shared.store.put_lane_out(&self.name, peer, offer.key, offer.serial, octets.to_vec(), self.seconds());
+        if let Err(error) = kept {
+            return log::error!("{}: cannot keep the lane of {peer}: {error}", self.name);
+        }
+        let now = self.now();
+        if other_seed {
+            self.outbox.handle(now, outbox::Input::LaneGone(peer));
+        }
+        let relays: Vec<RelayKey> = offer.relays.iter().map(|relay| relay.key).collect();
+        log::info!("{}: mail for contact {} may wait at {} relays", self.name, peer.short(), relays.len());
+        let serial = offer.serial;
+        self.followed.insert(peer, Followed { offer });
+        self.outbox.handle(now, outbox::Input::Lane { peer, relays, next: BTreeMap::new() });
+        self.full.insert(peer);
+        if direct {
+            self.say(peer, SEEN, serial.to_be_bytes().to_vec());
+        }
+    }
+
+    fn on_seen(&mut self, peer: PublicKey, serial: u64) {
+        let Some(offered) = self.offered.get_mut(&peer) else { return };
+        if serial <= offered.serial && serial > offered.seen {
+            offered.seen = serial;
+            if let Err(error) = self.keep_offer(peer) {
+                log::error!("{}: cannot keep a lane: {error:#}", self.name);
+            }
+        }
+    }
+
+    /// What a contact tells apart from mail; `direct`: over the link.
+    pub(super) fn on_items(&mut self, peer: PublicKey, items: Vec<Item>, direct: bool) {
+        for item in items {
+            match item {
+                Item::Receipt { id, index, outcome, .. } => {
+                    if matches!(&outcome, Outcome::Refused(refusal) if !refusal.is_permanent()) {
+                        continue;
+                    }
+                    if !direct {
+                        self.answered.insert((peer, id));
+                    }
+                    self.shared.store.outcome(peer, id, index, outcome);
+                    // Once that is on disk the contact may forget.
+                    let tox = self.tox.clone();
+                    self.shared.store.ping(move || tox.send(Command::Recorded(peer, id)));
+                }
+                Item::Offer(octets) => self.on_offer(peer, &octets, direct),
+                Item::Seen(serial) => self.on_seen(peer, serial),
+                Item::Cancel(id) => self.settle(peer, id),
+            }
+        }
+    }
+
+    /// After what was said so far is in the store, a parcel needs no more parts.
+    pub(super) fn settle_when_stored(&self, peer: PublicKey, parcel: crate::engine::transfer::MailId) {
+        let (handle, number) = (self.shared.handle.clone(), self.number);
+        self.shared.store.ping(move || handle.send(Message::Settled(number, peer, parcel)));
+    }
+}

@@ -1,0 +1,554 @@
+"""Mail for people who are never online together: real agents, real relays, a private Tox network.
+
+python3 -m unittest discover -s tests/e2e -p test_relays.py      # TOXMAIL_BIN=DIR for programs elsewhere
+
+TOXMAIL_RELAY_KILLS is how many relays are killed while they store, TOXMAIL_RELAY_SEED repeats the plan of that.
+"""
+
+import os
+import random
+import re
+import unittest
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rig.agent import Agent, befriend, queue_id_of
+from rig.capture import Capture, common_run, deposits, memory
+from rig.mail import compare, find_in_maildir, header
+from rig.relay import CLASSES, BadRelay, Relay, person, store, wait_at_relays, wait_lane
+from rig.sandbox import UNPRIVILEGED
+from rig.wait import wait_for
+from test_agent import BIN, KIB, MIB, NetworkCase, at_once, mail, random_body, stored
+
+KILLS = int(os.environ.get("TOXMAIL_RELAY_KILLS", "12"))
+SEED = int(os.environ.get("TOXMAIL_RELAY_SEED", random.randrange(1 << 32)))
+
+# For what takes as long as several Tox instances need to find each other.
+PATIENCE = 240.0
+
+
+class RelayCase(NetworkCase):
+    """Relays and people who use them."""
+
+    counted: ClassVar[int] = 0
+
+    @classmethod
+    def relay(cls, name: str, **options: Any) -> Relay:
+        """A relay with nothing in it."""
+        return Relay(cls.box, name, binaries=cls.binaries, bootstrap=cls.bootstrap, **options)
+
+    @classmethod
+    def person(cls, name: str, **options: Any) -> Agent:
+        """Somebody who may use relays."""
+        return person(cls.box, name, binaries=cls.binaries, bootstrap=cls.bootstrap, **options)
+
+    @staticmethod
+    def use(agent: Agent, relays: Iterable[Relay | BadRelay]) -> None:
+        """Let mail for the agent wait at these relays."""
+        for relay in relays:
+            agent.ctl("relay", "use", relay.invite())
+
+    @staticmethod
+    def stop(*agents: Agent) -> None:
+        """Stop those that run."""
+        for agent in agents:
+            if agent.alive():
+                agent.stop()
+
+    @staticmethod
+    def start(*agents: Agent) -> None:
+        """Start those that do not run."""
+        for agent in agents:
+            if not agent.alive():
+                agent.start()
+
+    @classmethod
+    def message_id(cls) -> str:
+        """A new Message-ID."""
+        cls.counted += 1
+        return f"<{cls.counted}.{cls.__name__}@alice.example>"
+
+    def send(self, one: Agent, other: Agent, size: int) -> tuple[str, bytes]:
+        """Hand a mail to an agent; its queue id and the mail."""
+        sender = f"{one.name}@{one.name}.example"
+        content = mail(self.message_id(), random_body(size, self.counted), sender=sender)
+        return queue_id_of(one.submit(sender, [f"{other.name}@tox.alt"], content)), content
+
+    def arrives(self, agent: Agent, content: bytes) -> None:
+        """The mail arrives as it was sent."""
+        got = stored(agent.maildir, header(content, "Message-ID") or "", PATIENCE)
+        self.assertTrue(compare(content, got).intact, compare(content, got))
+
+    def assert_once(self, agent: Agent, mails: Iterable[bytes]) -> None:
+        """Each of the mails is there, once, and nothing else."""
+        paths = (agent.maildir / "new").iterdir()
+        found = sorted(header(path.read_bytes(), "Message-ID") or path.name for path in paths)
+        self.assertEqual(found, sorted(header(content, "Message-ID") or "" for content in mails))
+
+    def assert_nothing_waits(self, agent: Agent) -> None:
+        wait_for(f"empty queue of {agent.name}", lambda: agent.queued() == 0, PATIENCE)
+
+
+class NeverTogetherTest(RelayCase):
+    """Mail for bob may wait at three relays. anna, who writes to him as alice does, has the last two as well."""
+
+    relays: ClassVar[list[Relay]]
+    alice: ClassVar[Agent]
+    anna: ClassVar[Agent]
+    bob: ClassVar[Agent]
+    sent: ClassVar[list[bytes]]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.sent = []
+        cls.relays = [cls.relay(f"relay{number}") for number in (1, 2, 3)]
+        cls.alice, cls.anna, cls.bob = (cls.person(name) for name in ("alice", "anna", "bob"))
+        cls.use(cls.bob, cls.relays)
+        cls.use(cls.anna, cls.relays[1:])
+        befriend(cls.alice, cls.bob)
+        befriend(cls.anna, cls.bob)
+        for agent in (cls.alice, cls.anna):
+            wait_lane(agent, cls.bob, [relay.relay_key for relay in cls.relays])
+        wait_lane(cls.bob, cls.anna, [relay.relay_key for relay in cls.relays[1:]])
+
+    def waits_at_relays(self, sender: Agent, size: int) -> tuple[str, bytes]:
+        """A mail to bob, who is away, comes to his relays; then its sender goes away."""
+        self.start(sender)
+        self.stop(self.bob)
+        queue_id, content = self.send(sender, self.bob, size)
+        self.sent.append(content)
+        wait_at_relays(sender, queue_id, 3)
+        self.assertRegex(sender.log, rf"{queue_id}: to=<bob@.*status=deferred \(at 3 relays\)")
+        self.assertRegex(sender.ctl("queue", "list"), r"at 3 relays since ")
+        for relay in self.relays:
+            self.assertTrue(relay.contents())
+            self.assertLessEqual({path.stat().st_size for path in relay.contents()}, set(CLASSES))
+        self.assertEqual(find_in_maildir(self.bob.maildir, header(content, "Message-ID") or ""), [])
+        self.stop(self.alice, self.anna)
+        return queue_id, content
+
+    def assert_all_done(self, sender: Agent, queue_id: str) -> None:
+        """The sender knows, nothing is left anywhere, and bob has every mail once."""
+        self.assert_nothing_waits(sender)
+        self.assertRegex(sender.log, rf"{queue_id}: to=<bob@.*dsn=2\.0\.0, status=sent")
+        for relay in self.relays:
+            relay.wait_empty(PATIENCE)
+        self.assert_once(self.bob, self.sent)
+
+    def test_a_mail_waits_at_relays_and_its_receipt_with_the_recipient(self) -> None:
+        queue_id, content = self.waits_at_relays(self.alice, 4 * KIB)
+        self.start(self.bob)
+        self.arrives(self.bob, content)
+        # Before anybody else comes online: who has his mail removes it.
+        for relay in self.relays:
+            relay.wait_empty(PATIENCE)
+        self.start(self.alice)
+        self.assert_all_done(self.alice, queue_id)
+
+    def test_b_mail_and_receipt_both_wait_at_relays(self) -> None:
+        queue_id, content = self.waits_at_relays(self.anna, 60 * KIB)
+        self.start(self.bob)
+        self.arrives(self.bob, content)
+        wait_for("receipt at anna's relays", self.only_annas_relays_hold_something, PATIENCE)
+        self.stop(self.bob)
+        self.start(self.anna)
+        self.assert_all_done(self.anna, queue_id)
+
+    def only_annas_relays_hold_something(self) -> bool:
+        """Whether the relay that is only bob's is empty, and the others are not."""
+        return [bool(relay.contents()) for relay in self.relays] == [False, True, True]
+
+    def test_c_a_large_mail(self) -> None:
+        queue_id, content = self.waits_at_relays(self.alice, 20 * MIB)
+        self.start(self.bob)
+        self.arrives(self.bob, content)
+        self.start(self.alice)
+        self.assert_all_done(self.alice, queue_id)
+
+    def test_d_direct_delivery_stays_open(self) -> None:
+        """What is at relays already and is delivered directly, too, arrives once."""
+        self.start(self.alice)
+        self.stop(self.bob)
+        queue_id, content = self.send(self.alice, self.bob, 4 * KIB)
+        self.sent.append(content)
+        wait_at_relays(self.alice, queue_id, 3)
+        for relay in self.relays:
+            relay.stop()
+        self.start(self.bob)
+        self.arrives(self.bob, content)
+        self.assert_nothing_waits(self.alice)
+        for relay in self.relays:
+            relay.start()
+        self.assert_all_done(self.alice, queue_id)
+
+
+    def test_e_other_relays_are_told_by_relays(self) -> None:
+        """bob changes his relays while anna is away, and is away when she comes."""
+        self.start(self.bob)
+        self.stop(self.alice, self.anna)
+        for relay in self.relays:
+            relay.wait_empty()
+        new = self.relay("relay4")
+        old = self.relays[0]
+        self.bob.ctl("relay", "use", "--remove", old.text)
+        self.use(self.bob, [new])
+        wait_for("word at anna's relays", self.only_annas_relays_hold_something, PATIENCE)
+        self.stop(self.bob)
+        self.start(self.anna)
+        for relay in self.relays:
+            relay.wait_empty(PATIENCE)
+        self.relays[0] = new
+        old.vanish()
+        queue_id, content = self.waits_at_relays(self.anna, 4 * KIB)
+        self.start(self.bob)
+        self.arrives(self.bob, content)
+        self.start(self.anna)
+        self.assert_all_done(self.anna, queue_id)
+
+
+class OfferedTest(RelayCase):
+    """carol offers her relay to her contacts: to bob, who has none, and to dora, who wants none but her own."""
+
+    carol: ClassVar[Relay]
+    alice: ClassVar[Agent]
+    bob: ClassVar[Agent]
+    dora: ClassVar[Agent]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.carol = cls.relay("carol", relay={"offer": "contacts"})
+        cls.alice, cls.bob = cls.person("alice"), cls.person("bob")
+        cls.dora = cls.person("dora", relays="own")
+        for one, other in ((cls.carol, cls.bob), (cls.carol, cls.dora), (cls.alice, cls.bob), (cls.alice, cls.dora)):
+            befriend(one, other)
+
+    def test_mail_waits_at_a_relay_that_a_contact_offers(self) -> None:
+        wait_lane(self.alice, self.bob, [self.carol.relay_key], PATIENCE)
+        self.stop(self.bob)
+        queue_id, content = self.send(self.alice, self.bob, 4 * KIB)
+        wait_at_relays(self.alice, queue_id, 1)
+        self.stop(self.alice)
+        self.start(self.bob)
+        self.arrives(self.bob, content)
+        self.start(self.alice)
+        self.assert_nothing_waits(self.alice)
+        self.carol.wait_empty()
+        # By consent of both sides: nobody is an owner but bob.
+        self.assertEqual(len(self.carol.json("relay", "owners")), 1)
+        # Nothing says whose relay it is: alice has used it, and knows nothing of carol.
+        self.stop(self.alice)
+        for path in self.alice.state.rglob("*"):
+            if path.is_file():
+                self.assertNotIn(bytes.fromhex(self.carol.key), path.read_bytes(), path)
+        self.assertNotIn(self.carol.key.lower(), self.alice.log.lower())
+
+
+class BadRelaysCase(RelayCase):
+    """People each of whom has two bad relays or one, and good ones; alice writes to all while they are away."""
+
+    alice: ClassVar[Agent]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.alice = cls.person("alice")
+
+    @classmethod
+    def bad(cls, mode: str) -> BadRelay:
+        """A relay that does as its mode says."""
+        return BadRelay(cls.box, mode, source=BIN, bootstrap=cls.bootstrap)
+
+    @classmethod
+    def meet(cls, name: str, relays: Sequence[Relay | BadRelay], honest: Sequence[Relay | BadRelay]) -> Agent:
+        """A contact of alice's with these relays; the honest ones take mail for him now."""
+        agent = cls.person(name)
+        cls.use(agent, relays)
+        befriend(cls.alice, agent)
+        wait_lane(cls.alice, agent, [relay.relay_key for relay in honest], PATIENCE)
+        return agent
+
+    def wait_all_at(self, relay: Relay, mails: int) -> None:
+        """Wait until so many mails, each in a slot of its own, are at the relay."""
+        wait_for(f"{mails} mails at {relay.name}", lambda: len(relay.contents()) >= mails, PATIENCE)
+        wait_for("end of the deposits", lambda: relay.json("relay", "status")["own"]["filled"] >= mails, PATIENCE)
+
+    def check_arrival(self, sent: dict[Agent, list[tuple[str, bytes]]], relays: Iterable[Relay]) -> None:
+        """What is at relays arrives without alice, once, and she hears of it, once, and not before."""
+        self.assertNotIn("status=sent", self.alice.log)
+        self.alice.stop()
+        self.start(*sent)
+        for agent, mails in sent.items():
+            for _, content in mails:
+                self.arrives(agent, content)
+        self.alice.start()
+        self.assert_nothing_waits(self.alice)
+        for relay in relays:
+            relay.wait_empty(PATIENCE)
+        for agent, mails in sent.items():
+            self.assert_once(agent, [content for _, content in mails])
+            for queue_id, _ in mails:
+                fates = re.findall(rf"{queue_id}: to=.*status=(sent|bounced|expired)", self.alice.log)
+                self.assertEqual(fates, ["sent"], queue_id)
+        for agent in (self.alice, *sent):
+            agent.require_alive()
+            self.assertNotIn("panicked", agent.log)
+
+
+class OneOfThreeTest(BadRelaysCase):
+    """Of three relays one or two are gone for good, lie (what they accept they drop), or are full."""
+
+    def test_mail_arrives_by_what_is_left(self) -> None:
+        good, other, dead = (self.relay(name) for name in ("good", "other", "dead"))
+        full = self.relay("full", quota="1 KiB")
+        lying = self.bad("drop")
+        cases: dict[str, tuple[list[Relay | BadRelay], int]] = {
+            # And at how many relays the mail is, as alice sees it: two of three are enough.
+            "bob": ([good, other, dead], 2),
+            "carol": ([good, other, full], 2),
+            "dave": ([good, other, lying], 3),
+            "erin": ([good, dead, lying], 2),
+            "frank": ([good, dead, full], 0),
+            "gina": ([good, lying, full], 2),
+        }
+        people = {name: self.meet(name, relays, relays) for name, (relays, _) in cases.items()}
+        self.stop(*people.values())
+        dead.vanish()
+        sent = {agent: [self.send(self.alice, agent, 4 * KIB)] for agent in people.values()}
+        self.wait_all_at(good, len(people))
+        for name, agent in people.items():
+            wait_at_relays(self.alice, sent[agent][0][0], cases[name][1], PATIENCE)
+        self.assertEqual(full.contents(), [])
+        self.check_arrival(sent, [good, other])
+
+
+class MaliciousRelayTest(BadRelaysCase):
+    """Every way in which `bad_relay` misbehaves, two for each person, beside one relay that does not."""
+
+    PAIRS = (
+        ("swap", "silent"),
+        ("truncate", "reorder"),
+        ("corrupt", "replay"),
+        ("forge", "flood"),
+        ("lie", "slow"),
+        ("foreign", "drop"),
+    )
+
+    def test_a_relay_loses_nothing_but_its_own_copy(self) -> None:
+        good = self.relay("good")
+        bad = {mode: self.bad(mode) for pair in self.PAIRS for mode in pair}
+        people = {pair: self.meet("-".join(pair), [good, *(bad[mode] for mode in pair)], [good]) for pair in self.PAIRS}
+        for pair, agent in people.items():
+            for mode in pair:
+                wait_for(f"a session with {mode}", lambda m=mode, a=agent: bad[m].relay_key[:16] in a.log, PATIENCE)
+        self.stop(*people.values())
+        sent = {agent: [self.send(self.alice, agent, 4 * KIB) for _ in range(2)] for agent in people.values()}
+        self.wait_all_at(good, 2 * len(people))
+        self.check_arrival(sent, [good])
+        for relay in bad.values():
+            relay.process.require_alive()
+
+
+class RelayKilledTest(RelayCase):
+    """Three people with one relay each, to whom alice writes while their agents are away."""
+
+    def test_what_a_relay_has_signed_for_survives_kill_9(self) -> None:
+        print(f"relays: {KILLS} kills, seed {SEED}", flush=True)
+        chance = random.Random(SEED)
+        alice = self.person("alice")
+        people = {self.person(name): self.relay(f"{name}s") for name in ("bob", "carol", "dave")}
+        for recipient, relay in people.items():
+            self.use(recipient, [relay])
+            befriend(alice, recipient)
+        for recipient, relay in people.items():
+            wait_lane(alice, recipient, [relay.relay_key])
+            recipient.stop()
+        sent: dict[Agent, list[bytes]] = {recipient: [] for recipient in people}
+        waiting: list[str] = []
+        kills = 0
+        while kills < KILLS:
+            for recipient in people:
+                for _ in range(4):
+                    queue_id, content = self.send(alice, recipient, int(KIB * 1024 ** chance.random()))
+                    waiting.append(queue_id)
+                    sent[recipient].append(content)
+            # In the middle of it: so many files later.
+            doomed = {relay: len(relay.contents()) + chance.randrange(1, 5) for relay in people.values()}
+            kills += len(doomed)
+            wait_for("contents at every relay", lambda: self.kill_who_stores(doomed), PATIENCE, interval=0.001)
+            # When both ends are new they find each other in seconds; else in up to a minute.
+            if chance.random() < 0.75:
+                alice.kill()
+                alice.start()
+            for relay in people.values():
+                relay.start()
+        for queue_id in waiting:
+            wait_at_relays(alice, queue_id, 1, PATIENCE)
+        alice.stop()
+        # What it signed for is all that can arrive now.
+        for recipient, contents in sent.items():
+            recipient.start()
+            for content in contents:
+                self.arrives(recipient, content)
+        alice.start()
+        self.assert_nothing_waits(alice)
+        for recipient, relay in people.items():
+            self.assert_once(recipient, sent[recipient])
+            relay.wait_empty(PATIENCE)
+
+
+    @staticmethod
+    def kill_who_stores(doomed: dict[Relay, int]) -> bool:
+        """kill -9 for each relay that has as many files as it is to have; whether that was the last."""
+        for relay, files in list(doomed.items()):
+            if len(relay.contents()) >= files:
+                relay.kill()
+                del doomed[relay]
+        return not doomed
+
+
+# What nobody but the two ends of a lane may have: tables of the agent's store.
+SECRETS = {
+    "mail key": "SELECT sign, seal FROM lane_out",
+    "lane": "SELECT lane, seed FROM lane_in",
+    "pre-key": "SELECT secret FROM pre_key",
+    "mail id": "SELECT transfer FROM recipient",
+}
+
+
+def search(piles: Iterable[tuple[str, bytes]], needles: dict[str, bytes]) -> list[str]:
+    """Which of the needles are in which of the piles, in upper or lower case."""
+    lower = {what: needle.lower() for what, needle in needles.items()}
+    return [f"{what} in {where}" for where, pile in piles for what in _within(pile.lower(), lower)]
+
+
+def _within(pile: bytes, needles: dict[str, bytes]) -> list[str]:
+    return [what for what, needle in needles.items() if needle in pile]
+
+
+class WhatARelaySeesTest(RelayCase):
+    """A hundred mails between three people who are online one at a time, by two relays that both watch.
+
+    Watched is what libtoxcore hands to each relay's process, decrypted (`rig.capture`), all files of its state whenever
+    somebody goes, its log, and the memory of the one that uses TCP only. The other takes part in Tox's DHT, as any Tox
+    node with UDP does: there it hears who announces himself, whether it is a relay of mail or not.
+    """
+
+    PEOPLE = ("alice", "bob", "carol")
+    MAILS = 100
+
+    def test_a_relay_learns_nothing(self) -> None:
+        captures: dict[Relay, Capture] = {}
+        for name, udp in (("quiet", False), ("usual", True)):
+            relay = self.relay(name, settings={"tox": {"udp": udp}}, start=False)
+            captures[relay] = Capture(self.box, name, UNPRIVILEGED)
+            relay.env = captures[relay].env
+            relay.start()
+        quiet = next(iter(captures))
+        people = [self.person(name) for name in self.PEOPLE]
+        for agent in people:
+            self.use(agent, captures)
+        pairs = [(one, other) for one in people for other in people if one is not other]
+        at_once(*(partial(befriend, one, other) for one, other in pairs if one.name < other.name))
+        for one, other in pairs:
+            wait_lane(one, other, [relay.relay_key for relay in captures])
+        keys = {agent.name: bytes.fromhex(agent.key) for agent in people}
+        ids = {agent.name: agent.tox_id for agent in people}
+        names = {agent.name: agent.address.partition("@")[0] for agent in people}
+        self.stop(*people)
+
+        found: list[str] = []
+        files: dict[Relay, dict[str, bytes]] = {relay: {} for relay in captures}
+        who = self.needles(people, keys, ids, names)
+        secrets: dict[str, bytes] = {}
+        sent: dict[Agent, list[bytes]] = {agent: [] for agent in people}
+        left = self.MAILS
+        chance = random.Random(SEED)
+        # Each is alone online; in the first round he sends, in the second he gets what came, and the receipts.
+        for number, agent in enumerate(people * 2):
+            agent.start()
+            for content in sent[agent]:
+                self.arrives(agent, content)
+            queue_ids = []
+            for _ in range(-(-left // (len(people) - number)) if number < len(people) else 0):
+                other = chance.choice([each for each in people if each is not agent])
+                queue_id, content = self.send(agent, other, int(KIB * 256 ** chance.random()))
+                sent[other].append(content)
+                queue_ids.append(queue_id)
+                left -= 1
+            for queue_id in queue_ids:
+                wait_at_relays(agent, queue_id, 2, PATIENCE)
+            whose = search((("the memory", piece) for piece in memory(agent.pid)), who)
+            self.assertIn(f"{agent.name}'s key in the memory", whose, "the search finds what is there")
+            new = self.secrets(agent)
+            if number < len(people):
+                self.assertGreater(len(new), len(queue_ids), "lanes, keys, and what waits")
+            secrets |= new
+            agent.stop()
+            found += search((("the memory", piece) for piece in memory(quiet.pid)), who | new)
+            for relay, seen in files.items():
+                for path in relay.relay_state.rglob("*"):
+                    if path.is_file():
+                        seen[f"{path.name} {number}"] = path.read_bytes()
+        self.start(*people)
+        for agent in people:
+            self.assert_nothing_waits(agent)
+            self.assert_once(agent, sent[agent])
+        for relay in captures:
+            relay.wait_empty(PATIENCE)
+        self.assertEqual((left, sum(map(len, sent.values()))), (0, self.MAILS))
+
+        contents = {}
+        for relay, capture in captures.items():
+            relay.stop()
+            came = deposits(capture.requests())
+            self.assertGreaterEqual(len(came.contents), self.MAILS, "the capture has what came")
+            self.assertLessEqual(set(came.sizes), set(CLASSES))
+            self.assertLessEqual({len(content) for content in came.contents.values()}, set(CLASSES))
+            slots = {name: content for name, content in files[relay].items() if len(content) in CLASSES}
+            self.assertLessEqual(set(slots.values()), set(came.contents.values()))
+            contents[relay] = list(came.contents.values())
+            piles = [("what it was told", capture.octets), ("its log", relay.log_path.read_bytes())]
+            piles += files[relay].items()
+            found += [f"{relay.name}: {words}" for words in search(piles, who | secrets)]
+        self.assertEqual(found, [])
+        self.assertIsNone(common_run(*contents.values()))
+        # Nor do two contents at one relay have anything in common.
+        for octets in contents.values():
+            self.assertIsNone(common_run(octets[::2], octets[1::2]))
+
+    def needles(
+        self, people: Sequence[Agent], keys: dict[str, bytes], ids: dict[str, str], names: dict[str, str]
+    ) -> dict[str, bytes]:
+        """All that says who somebody is, and what is in every mail."""
+        needles: dict[str, bytes] = {"a mail's text": b"Subject: a test"}
+        for agent in people:
+            name = agent.name
+            needles |= {
+                f"{name}'s key": keys[name],
+                f"{name}'s key in hexadecimal": keys[name].hex().encode(),
+                f"{name}'s nospam": bytes.fromhex(ids[name])[32:38],
+                f"{name}'s key in an address": names[name].encode(),
+                f"{name}'s address": f"{name}@".encode(),
+                f"{name}'s sender": f"{name}.example".encode(),
+            }
+        return needles
+
+    @staticmethod
+    def secrets(agent: Agent) -> dict[str, bytes]:
+        """Of an agent that runs: its contacts' mail keys, its lanes, and the ids of the mails in its queue."""
+        with closing(store(agent)) as tables:
+            return {
+                f"{what} {value.hex()}": value
+                for what, columns in SECRETS.items()
+                for row in tables.execute(columns)
+                for value in row
+            }
+
+
+if __name__ == "__main__":
+    unittest.main()
