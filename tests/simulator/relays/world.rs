@@ -15,8 +15,8 @@ use toxmail::relay::wire::Code;
 
 use super::people::{DAY, END, FINDING, PATIENCE, People, Times};
 
-/// Slots that a lane keeps open.
-const OPEN: [u32; 5] = [16, 8, 4, 2, 3];
+/// Slots that a lane keeps open, as `agent::courier` has it.
+const OPEN: [u32; 5] = [32, 8, 4, 2, 8];
 /// Slots and octets that a relay gives each owner (`owner_quota`).
 const MAX_SLOTS: u64 = 8192;
 const QUOTA: u64 = 100 << 20;
