@@ -13,6 +13,8 @@ use toxmail::lane::offer::{LaneId, MAX_OFFER, MAX_RELAYS, Offer as LaneOffer, Pr
 use toxmail::lane::parcel::{Item, MAX_HEAD, MAX_PARTS, MailHead, Parcel};
 use toxmail::lane::seal::OVERHEAD;
 use toxmail::mail::status::Refusal;
+use toxmail::relay::server::OWNER_SLOTS;
+use toxmail::relay::wire::{self, Answer, Code, Filled, Message as _, Request, SlotOctets};
 
 const DOC: &str = include_str!("../docs/protocol.md");
 
@@ -305,6 +307,90 @@ fn the_constants_of_lanes_are_those_of_the_code() {
     assert_eq!(number("overhead"), OVERHEAD.to_string());
     assert_eq!(number("most parts"), MAX_PARTS.to_string());
     assert_eq!(number("longest head"), MAX_HEAD.to_string());
+}
+
+/// The CDDL of relays.
+fn relays() -> &'static str {
+    blocks().into_iter().find(|(kind, text)| *kind == "cddl" && text.contains("relay-hello")).expect("its CDDL").1
+}
+
+#[test]
+fn the_cddl_of_relays_has_the_numbers_and_lengths_of_the_frames() {
+    let cddl = relays();
+    // A slot in a list is an array of its own, which ends the rule for a simple reader.
+    let flat = cddl.replace("[* [slot, class: uint8, * any]]", "list").replace("[* slot]", "list");
+    let flat = flat.replace("[* filled]", "list");
+    let (slot, filled) = (SlotOctets([0; 32]), Filled { slot: SlotOctets([0; 32]), number: 1 });
+    let encoded = |name: &str, octets: Vec<u8>| {
+        let items = array(&flat, name);
+        assert_eq!(octets[0], 0x80 | items.len() as u8, "{name}: number of items");
+        assert_eq!(octets[1].to_string(), items[0], "{name}: type");
+        assert!(cddl.contains(&format!("/ {name}")) || cddl.contains(&format!("= {name} /")), "{name}: a frame");
+    };
+    for (name, request) in [
+        ("relay-ack", Request::Ack(0)),
+        ("register", Request::Register(0, vec![])),
+        ("unregister", Request::Unregister(0, vec![])),
+        ("put", Request::Put(slot, 0, [0; 32])),
+        ("put-piece", Request::Piece(slot, 0, vec![])),
+        ("seal", Request::Seal(slot, [0; 64])),
+        ("list", Request::List(0)),
+        ("get", Request::Get(slot, 0)),
+        ("delete", Request::Delete(slot, [0; 64])),
+    ] {
+        let mut octets = Vec::new();
+        assert!(request.append(&mut octets));
+        encoded(name, octets);
+    }
+    for (name, answer) in [
+        ("relay-ack", Answer::Ack(0)),
+        ("request-done", Answer::Done(0)),
+        ("failed", Answer::Failed(0, 0, String::new())),
+        ("continue", Answer::Continue(slot, 0)),
+        ("slot-stored", Answer::Stored(slot, [0; 32], 0, [0; 64])),
+        ("slot-refused", Answer::Refused(slot, 0, String::new())),
+        ("listed", Answer::Listed(vec![], false)),
+        ("get-piece", Answer::Piece(slot, 0, vec![])),
+        ("gone", Answer::Gone(slot, [0; 64])),
+        ("arrived", Answer::Arrived(filled)),
+    ] {
+        let mut octets = Vec::new();
+        assert!(answer.append(&mut octets));
+        encoded(name, octets);
+    }
+    let map = |packet: &[u8]| {
+        let map = packet.strip_prefix(&[wire::HELLO_PACKET]).and_then(|packet| packet.strip_prefix(wire::HELLO_MAGIC));
+        keys_of(&mut Decoder::new(map.expect("packet number and magic")))
+    };
+    let hello = wire::Hello { versions: vec![1], session: [0; 8] };
+    assert_eq!(map(&hello.to_packet()), keys(cddl, "relay-hello", '{'));
+    let welcome = wire::Welcome {
+        version: 1,
+        session: [0; 8],
+        relay: [0; 32],
+        owner: true,
+        retention: 1,
+        quota: 1,
+        used: 1,
+        max_slots: 1,
+    };
+    assert_eq!(map(&welcome.to_packet()), keys(cddl, "relay-welcome", '{'));
+}
+
+#[test]
+fn the_constants_and_codes_of_relays_are_those_of_the_code() {
+    assert_eq!(number("relay's packet number"), wire::HELLO_PACKET.to_string());
+    assert_eq!(number("relay's magic"), String::from_utf8_lossy(wire::HELLO_MAGIC));
+    assert_eq!(number("relay's version"), wire::VERSION.to_string());
+    assert_eq!(number("most slots named"), wire::MAX_SLOTS.to_string());
+    assert_eq!(number("longest piece"), wire::MAX_PIECE.to_string());
+    assert_eq!(number("longest text"), wire::MAX_TEXT.to_string());
+    assert_eq!(number("most slots"), OWNER_SLOTS.to_string());
+    for code in 1..=7 {
+        let name = format!("{:?}", Code::from_number(code)).to_lowercase();
+        assert!(DOC.contains(&format!("\n| {code} | {name} | ")), "no row for {code}, {name}");
+    }
+    assert_eq!(Code::from_number(8), Code::Busy);
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn contact(octet: u8, nick: Option<&str>) -> Contact {
         added: now() - 9030,
         blocked: false,
         names: if octet == 2 { vec!["carol@example.net".into()] } else { Vec::new() },
+        relays: if octet == 2 { 3 } else { 0 },
     }
 }
 

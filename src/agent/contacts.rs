@@ -178,7 +178,7 @@ impl Contacts {
         let accepted = asked.is_none();
         let (tox_id, message) = asked.unzip();
         let account = self.directory.accounts()[at].name.clone();
-        Contact { account, key, nick, tox_id, message, accepted, added: self.now_s(), last_seen: None }
+        Contact { account, key, nick, tox_id, message, accepted, added: self.now_s(), last_seen: None, relays: 0 }
     }
 
     fn put(&self, at: usize, contact: Contact) -> Result<(), Failure> {

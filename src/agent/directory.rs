@@ -292,6 +292,7 @@ mod tests {
             accepted: true,
             added: 0,
             last_seen: None,
+            relays: 0,
         };
         Directory::new(
             vec![account("alice", 1), account("carol", 2)],

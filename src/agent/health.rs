@@ -160,8 +160,6 @@ mod tests {
             let (courier, _courier_inbox) = courier::Handle::new();
             let mut watchdog =
                 Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
-            let mut watchdog =
-                Watchdog::new(patience, vec![("alice".into(), handle.clone())], store.clone(), courier, None);
             assert_eq!(watchdog.stuck(), None);
             // As if it was that long ago.
             let age = |pulse: &mut Pulse| pulse.since -= patience;

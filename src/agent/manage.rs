@@ -120,6 +120,7 @@ impl Manager {
             added: contact.added,
             blocked: at.is_some_and(|at| self.contacts.directory.is_blocked(at, &contact.key)),
             names: names.iter().filter(|name| pins(name, contact)).map(|name| name.address.clone()).collect(),
+            relays: contact.relays,
         }
     }
 

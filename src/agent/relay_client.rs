@@ -54,14 +54,14 @@ pub struct ClientHandle {
 }
 
 enum Message {
-    Command(Command),
+    Command(Box<Command>),
     Close,
 }
 
 impl ClientHandle {
     /// Asks something of the relay; without effect when the client has ended.
     pub fn send(&self, command: Command) {
-        self.tell(Message::Command(command));
+        self.tell(Message::Command(Box::new(command)));
     }
 
     /// Has the client say goodbye and end; [`ClientEvent::Closed`] follows.

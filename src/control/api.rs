@@ -113,6 +113,9 @@ pub struct Contact {
     pub blocked: bool,
     /// The addresses that are pinned to its key.
     pub names: Vec<String>,
+    /// At how many relays mail for it may wait while it is offline, as it has told us.
+    #[serde(default)]
+    pub relays: u32,
 }
 
 /// `GET /v1/contacts/{who}?account=`: all that is known of a contact.

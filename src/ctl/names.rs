@@ -57,6 +57,15 @@ pub(super) fn list(out: &mut dyn Write, names: &[Name]) -> io::Result<()> {
     Ok(())
 }
 
+/// Where mail for a contact may wait.
+fn relays(count: u32) -> String {
+    match count {
+        0 => "none: mail waits here until both are online".to_owned(),
+        1 => "its mail may wait at 1 relay".to_owned(),
+        n => format!("its mail may wait at {n} relays"),
+    }
+}
+
 pub(super) fn contact(out: &mut dyn Write, details: &ContactDetails, now: i64) -> io::Result<()> {
     let contact = &details.contact;
     let ago = |time: i64| format!("{} ago", span(now - time));
@@ -77,6 +86,7 @@ pub(super) fn contact(out: &mut dyn Write, details: &ContactDetails, now: i64) -
         ("mail", Some(if contact.mail { "yes, the link is up" } else { "no link" }.to_owned())),
         ("last seen", Some(last)),
         ("added", Some(ago(contact.added))),
+        ("relays", Some(relays(contact.relays))),
         ("we asked", details.message.as_deref().map(clean)),
     ];
     for (what, text) in lines {

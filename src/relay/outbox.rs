@@ -981,8 +981,10 @@ impl Work<'_> {
                 }
                 have += 1;
                 let chosen = of.iter().position(|copy| copy.place.relay == relay && copy.state == State::Chosen);
-                let place = chosen.map_or_else(|| peer.next_place(relay, class), |chosen| of[chosen].place);
-                self.want(relay, Some(place), None);
+                let next = peer.next_place(relay, class);
+                let place = chosen.map_or(next, |chosen| of[chosen].place);
+                // One that was chosen before may have been filled, fetched and emptied since: no relay admits by it.
+                self.want(relay, Some(next), chosen.map(|_| place));
                 let Some(visit) = self.outbox.visits.get(&(relay, key)).filter(|visit| visit.up) else { continue };
                 if now >= visit.began + VISIT_AGE {
                     continue;

@@ -6,50 +6,39 @@
 //! Who has no invite and no slot's signature costs a look into the database and nothing else. Visitors and sessions are in
 //! memory only, bounded in number; what is kept is bounded by each owner's quota and by the whole disk space lent.
 
+mod admission;
 pub mod memory;
+mod requests;
 mod session;
 pub mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use session::{Cursor, Session};
-use shelf::{Draft, Owner, Shelf, ShelfError, Slot, State};
+use session::Session;
+use shelf::{Draft, Owner, Shelf, ShelfError};
 
-use super::descriptor::{Admission, Invite};
-use super::wire::{
-    Answer, Code, Filled, Hello, MAX_SLOTS, Malformed, Message as _, Messages, Request, SlotOctets, VERSION, Welcome,
-};
+use super::descriptor::Invite;
+use super::wire::{Answer, Code, Hello, Malformed, Message as _, Messages, Request, SlotOctets, VERSION, Welcome};
 use crate::engine::transfer::{Digest, Digester};
 use crate::identity::tox_id::PublicKey;
-use crate::lane::keys::{Class, RelayKey, RelaySecret, SignatureOctets, SlotId};
+use crate::lane::keys::{RelayKey, RelaySecret, SlotId};
 
 const SECOND: u64 = 1_000_000;
 /// The most slots, empty and filled, of one owner.
 pub const OWNER_SLOTS: u64 = 8192;
-/// The most slots of one owner that are remembered, those emptied for good included; the oldest of these are forgotten.
-const OWNER_ROWS: u64 = 4 * OWNER_SLOTS;
 /// Owners by invite, and invites that wait.
 const MAX_INVITED: usize = 10_000;
 /// How long an invite is good for, in seconds.
 const INVITE_AGE: u64 = 30 * DAY;
-/// The most visitors, and those of them whom slots of one owner vouch for.
-const MAX_VISITORS: usize = 256;
-const OWNER_VISITORS: usize = 32;
 /// How long a visitor may stay, and how long without a word; in microseconds.
 const VISIT: u64 = 3600 * SECOND;
 const VISIT_IDLE: u64 = 300 * SECOND;
-/// Contents that may come in at a time: from one client, and from all.
-const CLIENT_DRAFTS: usize = 4;
-const MAX_DRAFTS: usize = 256;
 /// How long content that nobody goes on with is kept, in microseconds.
 const DRAFT_IDLE: u64 = 3600 * SECOND;
-/// Contents that one client may fetch at a time.
-const MAX_GETS: usize = 8;
 /// A client that lets so many answers pile up reads none: twice what it may have asked without having heard.
 const MAX_BACKLOG: usize = 2048;
-/// The most greetings of a client in a minute, and friend requests of strangers looked at.
+/// The most greetings of a client in a minute.
 const MAX_HELLOS: u32 = 100;
-const MAX_REQUESTS: u32 = 600;
 /// How long an owner that broke the protocol is not listened to, in microseconds.
 const CLOSED: u64 = 60 * SECOND;
 /// How often what has ended is looked for, in microseconds, and how much of it is removed in one turn.
@@ -325,7 +314,7 @@ impl<S: Shelf> Server<S> {
         self.changed = true;
         let result = match self.shelf.invites(now.seconds) {
             Ok(many) if many >= MAX_INVITED as u64 => return Err(ShelfError("too many invites wait already".into())),
-            Ok(_) => self.shelf.add_invite(&hash(invite), quota, now.seconds + INVITE_AGE),
+            Ok(_) => self.shelf.add_invite(&admission::hash(invite), quota, now.seconds + INVITE_AGE),
             Err(error) => Err(error),
         };
         result.inspect_err(|error| self.failed = Some(error.clone()))
@@ -403,98 +392,6 @@ impl<S: Shelf> Server<S> {
         self.leave(&key);
         self.clients.remove(&key);
         self.waiting.push(Waiting::Dismiss(key));
-    }
-
-    fn on_asked(&mut self, now: Now, key: PublicKey, text: &[u8]) -> Result<(), ShelfError> {
-        if now.micros.saturating_sub(self.requests.0) > 60 * SECOND {
-            self.requests = (now.micros, 0);
-        }
-        self.requests.1 += 1;
-        if self.requests.1 > MAX_REQUESTS {
-            return Ok(());
-        }
-        match Admission::parse(text) {
-            None => Ok(()),
-            // It lost its friendship with us, or the answer is still on its way.
-            Some(_) if self.owners.contains_key(&key) => {
-                self.waiting.push(Waiting::Admit(key));
-                Ok(())
-            }
-            Some(Admission::Owner(invite)) => self.on_owner(now, key, invite.as_ref()),
-            Some(Admission::Visitor(slot, signature)) => self.on_visitor(now, key, slot, &signature),
-        }
-    }
-
-    fn on_owner(&mut self, now: Now, key: PublicKey, invite: Option<&Invite>) -> Result<(), ShelfError> {
-        let many = self.owners.len();
-        let quota = match invite {
-            Some(invite) if many < MAX_INVITED => {
-                let taken = self.shelf.take_invite(&hash(invite), now.seconds)?;
-                self.changed |= taken.is_some();
-                taken
-            }
-            _ => None,
-        };
-        if quota.is_none() && !(self.limits.open && many < self.limits.max_owners) {
-            return Ok(());
-        }
-        let (invited, quota) = (quota.is_some(), quota.flatten());
-        self.changed = true;
-        let (since, seen) = (now.seconds, now.seconds);
-        let owner = Owner { key, quota, invited, since, seen, used: 0, slots: 0, filled: 0, gone: 0 };
-        self.shelf.add_owner(&owner)?;
-        self.owners.insert(key, owner);
-        self.leave(&key);
-        self.clients.insert(key, Client::default());
-        self.waiting.push(Waiting::Admit(key));
-        Ok(())
-    }
-
-    fn on_visitor(
-        &mut self,
-        now: Now,
-        key: PublicKey,
-        slot: SlotId,
-        signature: &SignatureOctets,
-    ) -> Result<(), ShelfError> {
-        let owner = match self.shelf.slot(&slot)? {
-            // One that is filled may be asked about, or emptied, by who filled it.
-            Some(Slot { owner, state: State::Empty | State::Filled { .. }, .. }) => owner,
-            _ => return Ok(()),
-        };
-        if !slot.verify_visit(&self.key, &key, signature) {
-            return Ok(());
-        }
-        let visit = Visit { slot, owner, since: now.micros, heard: now.micros };
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.visit = Some(visit);
-            self.waiting.push(Waiting::Admit(key));
-            return Ok(());
-        }
-        // A slot vouches for one visitor at a time.
-        let before = self.visitors().find(|(_, visit)| visit.slot == slot).map(|(key, _)| key);
-        before.into_iter().for_each(|key| self.dismiss(key));
-        let of_owner = self.visitors().filter(|(_, visit)| visit.owner == owner).count();
-        if of_owner >= OWNER_VISITORS && !self.make_room(|visit| visit.owner == owner) {
-            return Ok(());
-        }
-        if self.visitors().count() >= MAX_VISITORS && !self.make_room(|_| true) {
-            return Ok(());
-        }
-        self.clients.insert(key, Client { visit: Some(visit), ..Client::default() });
-        self.waiting.push(Waiting::Admit(key));
-        Ok(())
-    }
-
-    fn visitors(&self) -> impl Iterator<Item = (PublicKey, &Visit)> {
-        self.clients.iter().filter_map(|(key, client)| Some((*key, client.visit.as_ref()?)))
-    }
-
-    /// Lets the visitor go that was heard least lately of those that are not here; false if all of these are.
-    fn make_room(&mut self, of: impl Fn(&Visit) -> bool) -> bool {
-        let away = self.visitors().filter(|(key, visit)| of(visit) && self.clients[key].session.is_none());
-        let oldest = away.min_by_key(|(_, visit)| visit.heard).map(|(key, _)| key);
-        oldest.map(|key| self.dismiss(key)).is_some()
     }
 
     fn on_hello(&mut self, now: Now, key: PublicKey, hello: &Hello, out: &mut Vec<Action>) -> Result<(), Violation> {
@@ -649,284 +546,6 @@ impl<S: Shelf> Server<S> {
         }
     }
 
-    fn on_register(&mut self, from: PublicKey, slots: BTreeMap<SlotId, u8>) -> Result<(), Refusal> {
-        let Some(owner) = self.owners.get(&from) else {
-            return refuse(Code::Forbidden, "only an owner registers slots");
-        };
-        let mut new = Vec::new();
-        for (slot, class) in slots {
-            let Some(class) = Class::from_number(class) else { return refuse(Code::Wrong, "unknown class") };
-            match self.shelf.slot(&slot)? {
-                None => new.push((slot, class)),
-                Some(known) if known.owner == from && known.class == class => {}
-                Some(_) => return refuse(Code::Taken, "a slot is registered otherwise"),
-            }
-        }
-        let many = new.len() as u64;
-        if many == 0 {
-            return Ok(());
-        }
-        if owner.slots + many > OWNER_SLOTS {
-            return refuse(Code::Slots, "too many slots");
-        }
-        let beyond = (owner.slots + owner.gone + many).saturating_sub(OWNER_ROWS);
-        self.changed = true;
-        let forgotten = if beyond > 0 { self.shelf.forget_gone(&from, beyond)? } else { 0 };
-        for (slot, class) in new {
-            self.shelf.register(&from, &slot, class)?;
-        }
-        self.account(&from, |owner| {
-            owner.slots += many;
-            owner.gone -= forgotten;
-        });
-        Ok(())
-    }
-
-    fn on_unregister(&mut self, from: PublicKey, slots: &[SlotOctets]) -> Result<(), Refusal> {
-        if !self.owners.contains_key(&from) {
-            return refuse(Code::Forbidden, "only an owner takes slots back");
-        }
-        for slot in slots.iter().map(|slot| SlotId(slot.0)) {
-            match self.shelf.slot(&slot)? {
-                Some(known) if known.owner == from => self.forget(&slot, &known)?,
-                // Of others nothing is said.
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets a slot with all that is in it or on its way into it.
-    fn forget(&mut self, slot: &SlotId, known: &Slot) -> Result<(), ShelfError> {
-        self.abandon(slot);
-        self.changed = true;
-        self.shelf.forget(slot)?;
-        self.account(&known.owner, |owner| uncount(owner, known));
-        Ok(())
-    }
-
-    fn account(&mut self, owner: &PublicKey, change: impl FnOnce(&mut Owner)) {
-        if let Some(owner) = self.owners.get_mut(owner) {
-            change(owner);
-        }
-    }
-
-    /// Drops content that is coming in.
-    fn abandon(&mut self, slot: &SlotId) {
-        if let Some(incoming) = self.incoming.remove(slot) {
-            self.shelf.abandon(incoming.draft);
-        }
-    }
-
-    fn on_put(
-        &mut self,
-        now: Now,
-        from: PublicKey,
-        slot: SlotId,
-        size: u64,
-        digest: Digest,
-    ) -> Result<Answer, Refusal> {
-        let Some(known) = self.shelf.slot(&slot)? else { return refuse(Code::Unknown, "no such slot") };
-        match known.state {
-            State::Gone(_) => return refuse(Code::Taken, "the slot was emptied for good"),
-            State::Filled { digest: has, expires, .. } if has == digest => {
-                return Ok(self.stored(&slot, &digest, expires));
-            }
-            State::Filled { .. } => return refuse(Code::Taken, "the slot holds something else"),
-            State::Empty => {}
-        }
-        if size != known.class.octets() as u64 {
-            return refuse(Code::Wrong, "the length is not that of the slot's class");
-        }
-        let others = |incoming: &&Incoming| incoming.client == Some(from);
-        let writing = self.incoming.values().filter(others).count();
-        match self.incoming.get_mut(&slot) {
-            Some(incoming) if incoming.client.is_some_and(|client| client != from) => {
-                return refuse(Code::Busy, "somebody else is filling the slot");
-            }
-            Some(incoming) if incoming.digest == digest => {
-                if incoming.client.is_none() && writing >= CLIENT_DRAFTS {
-                    return refuse(Code::Busy, "too many slots are being filled at a time");
-                }
-                (incoming.client, incoming.touched) = (Some(from), now.micros);
-                return Ok(Answer::Continue(SlotOctets(slot.0), incoming.have));
-            }
-            Some(_) => self.abandon(&slot),
-            None => {}
-        }
-        if self.incoming.values().filter(others).count() >= CLIENT_DRAFTS {
-            return refuse(Code::Busy, "too many slots are being filled at a time");
-        }
-        self.make_space(&known.owner, size)?;
-        let draft = self.shelf.begin()?;
-        let incoming = Incoming {
-            draft,
-            owner: known.owner,
-            client: Some(from),
-            size,
-            digest,
-            digester: Digester::default(),
-            have: 0,
-            touched: now.micros,
-        };
-        self.incoming.insert(slot, incoming);
-        Ok(Answer::Continue(SlotOctets(slot.0), 0))
-    }
-
-    /// Makes sure that so many octets more may come in for an owner; what nobody goes on with gives way.
-    fn make_space(&mut self, owner: &PublicKey, size: u64) -> Result<(), Refusal> {
-        loop {
-            let Some(account) = self.owners.get(owner) else { return refuse(Code::Unknown, "no such slot") };
-            let of_owner = |incoming: &&Incoming| incoming.owner == *owner;
-            let coming = |all: u64, incoming: &Incoming| all + incoming.size;
-            let reserved = self.incoming.values().filter(of_owner).fold(0, coming);
-            let over_quota = account.used + reserved + size > self.quota(account);
-            let all = self.totals().used + self.incoming.values().fold(0, coming);
-            let over = over_quota || all + size > self.limits.max_disk || self.incoming.len() >= MAX_DRAFTS;
-            if !over {
-                return Ok(());
-            }
-            let idle = self
-                .incoming
-                .iter()
-                .filter(|(_, incoming)| incoming.client.is_none() && (!over_quota || incoming.owner == *owner));
-            let Some(slot) = idle.min_by_key(|(_, incoming)| incoming.touched).map(|(slot, _)| *slot) else {
-                return if over_quota {
-                    refuse(Code::Quota, "the recipient's space at this relay is full")
-                } else {
-                    refuse(Code::Busy, "this relay is full")
-                };
-            };
-            self.abandon(&slot);
-        }
-    }
-
-    fn on_piece(
-        &mut self,
-        now: Now,
-        from: PublicKey,
-        slot: &SlotId,
-        offset: u64,
-        octets: &[u8],
-    ) -> Result<(), Refusal> {
-        // What was refused may have been on its way.
-        let Some(incoming) = self.incoming.get_mut(slot).filter(|incoming| incoming.client == Some(from)) else {
-            return Ok(());
-        };
-        // What is there already comes again after a second PUT; a gap shows when the content is sealed.
-        let skip = incoming.have.checked_sub(offset).and_then(|skip| usize::try_from(skip).ok());
-        let Some(octets) = skip.and_then(|skip| octets.get(skip..)).filter(|octets| !octets.is_empty()) else {
-            return Ok(());
-        };
-        incoming.touched = now.micros;
-        if incoming.have + octets.len() as u64 > incoming.size {
-            self.abandon(slot);
-            return refuse(Code::Wrong, "more came than the length that was told");
-        }
-        incoming.digester.update(octets);
-        incoming.have += octets.len() as u64;
-        let draft = incoming.draft;
-        if self.shelf.append(draft, octets).is_err() {
-            self.abandon(slot);
-            return refuse(Code::Busy, TROUBLE);
-        }
-        Ok(())
-    }
-
-    fn on_seal(
-        &mut self,
-        now: Now,
-        from: PublicKey,
-        slot: SlotId,
-        signature: &SignatureOctets,
-    ) -> Result<Answer, Refusal> {
-        let Some(known) = self.shelf.slot(&slot)? else { return refuse(Code::Unknown, "no such slot") };
-        let size = known.class.octets() as u64;
-        match known.state {
-            State::Gone(_) => return refuse(Code::Taken, "the slot was emptied for good"),
-            State::Filled { digest, expires, .. } if slot.verify_put(&self.key, &digest.0, size, signature) => {
-                return Ok(self.stored(&slot, &digest, expires));
-            }
-            State::Filled { .. } => return refuse(Code::Taken, "the slot holds something else"),
-            State::Empty => {}
-        }
-        let Some(incoming) = self.incoming.get(&slot).filter(|incoming| incoming.client == Some(from)) else {
-            return refuse(Code::Busy, "the content was dropped: begin anew");
-        };
-        if incoming.have != incoming.size {
-            return refuse(Code::Wrong, "not all of the content came");
-        }
-        let incoming = self.incoming.remove(&slot).expect("looked up above");
-        let digest = incoming.digester.finish();
-        if digest != incoming.digest || !slot.verify_put(&self.key, &digest.0, size, signature) {
-            self.shelf.abandon(incoming.draft);
-            return refuse(Code::Wrong, "digest or signature is wrong");
-        }
-        let expires = now.seconds + self.limits.retention;
-        self.changed = true;
-        let number = self.shelf.fill(&slot, incoming.draft, &digest, expires)?;
-        self.account(&known.owner, |owner| {
-            owner.filled += 1;
-            owner.used += size;
-        });
-        let filled = Filled { slot: SlotOctets(slot.0), number };
-        self.answer(known.owner, Answer::Arrived(filled));
-        Ok(self.stored(&slot, &digest, expires))
-    }
-
-    fn stored(&self, slot: &SlotId, digest: &Digest, expires: u64) -> Answer {
-        Answer::Stored(SlotOctets(slot.0), digest.0, expires, self.secret.sign_stored(slot, &digest.0, expires))
-    }
-
-    fn on_list(&mut self, from: &PublicKey, after: u64) -> Result<Answer, ShelfError> {
-        let mut filled = self.shelf.list(from, after, MAX_SLOTS + 1)?;
-        let more = filled.len() > MAX_SLOTS;
-        filled.truncate(MAX_SLOTS);
-        let filled = filled.into_iter().map(|(slot, number)| Filled { slot: SlotOctets(slot.0), number });
-        Ok(Answer::Listed(filled.collect(), more))
-    }
-
-    fn on_get(&mut self, from: &PublicKey, slot: SlotId, offset: u64) -> Result<(), Refusal> {
-        let size = match self.shelf.slot(&slot)? {
-            Some(Slot { owner, class, state: State::Filled { .. } }) if owner == *from => class.octets() as u64,
-            _ => return refuse(Code::Unknown, "no such slot is filled"),
-        };
-        if offset >= size {
-            return refuse(Code::Wrong, "the content is not so long");
-        }
-        let Some(session) = self.session(from) else { return Ok(()) };
-        let cursor = Cursor::new(slot, offset, size);
-        let many = session.gets.len();
-        match session.gets.iter_mut().find(|cursor| cursor.slot() == slot) {
-            Some(before) => *before = cursor,
-            None if many < MAX_GETS => session.gets.push_back(cursor),
-            None => return refuse(Code::Busy, "too many contents are being fetched at a time"),
-        }
-        Ok(())
-    }
-
-    fn on_delete(&mut self, now: Now, slot: SlotId, signature: &SignatureOctets) -> Result<Answer, Refusal> {
-        let Some(known) = self.shelf.slot(&slot)? else { return refuse(Code::Unknown, "no such slot") };
-        if !slot.verify_delete(&self.key, signature) {
-            return refuse(Code::Wrong, "the signature is wrong");
-        }
-        let until = match known.state {
-            State::Gone(_) => None,
-            State::Filled { expires, .. } => Some(expires),
-            State::Empty => Some(now.seconds + self.limits.retention),
-        };
-        if let Some(until) = until {
-            self.abandon(&slot);
-            self.changed = true;
-            self.shelf.empty(&slot, until)?;
-            self.account(&known.owner, |owner| {
-                uncount(owner, &known);
-                owner.gone += 1;
-            });
-        }
-        Ok(Answer::Gone(SlotOctets(slot.0), self.secret.sign_gone(&slot)))
-    }
-
     /// Makes what came in durable, lets the answers go, sends what may be sent, and looks after what has ended. To be called
     /// after inputs and at the deadline.
     ///
@@ -1048,27 +667,6 @@ impl<S: Shelf> Server<S> {
         self.clients
             .values()
             .any(|client| client.tcp && client.session.as_ref().is_some_and(|session| session.flow.is_busy()))
-    }
-}
-
-/// By what an invite is kept.
-fn hash(invite: &Invite) -> Digest {
-    let mut digester = Digester::default();
-    digester.update(b"toxmail relay invite 1\0");
-    digester.update(&invite.0);
-    digester.finish()
-}
-
-/// Takes a slot out of an owner's account.
-fn uncount(owner: &mut Owner, slot: &Slot) {
-    match slot.state {
-        State::Empty => owner.slots -= 1,
-        State::Filled { .. } => {
-            owner.slots -= 1;
-            owner.filled -= 1;
-            owner.used -= slot.class.octets() as u64;
-        }
-        State::Gone(_) => owner.gone -= 1,
     }
 }
 

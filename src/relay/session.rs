@@ -154,7 +154,7 @@ pub enum Input<'a> {
     /// be sent either, up to the next [`Action::SendCustom`].
     SendFailed,
     /// Something is asked of the relay.
-    Command(Command),
+    Command(Box<Command>),
 }
 
 /// What is to be done, in order.
@@ -589,7 +589,7 @@ impl Session {
                     self.greet(now, out);
                 }
             }
-            Input::Command(command) => self.on_command(command, out),
+            Input::Command(command) => self.on_command(*command, out),
         }
     }
 
@@ -658,8 +658,9 @@ impl Session {
         for slot in late.collect::<Vec<_>>() {
             self.refuse(now, slot, Code::Busy, TEXT, out);
         }
-        let late = self.book.batches.extract_if(.., |_, batch| batch.effort.is_spent(now));
-        for batch in late.map(|(_, batch)| batch).collect::<Vec<_>>() {
+        let late = self.book.batches.iter().filter(|(_, batch)| batch.effort.is_spent(now)).map(|(number, _)| *number);
+        for number in late.collect::<Vec<_>>() {
+            let Some(batch) = self.book.batches.remove(&number) else { continue };
             if let State::Up(link) = &mut self.state {
                 link.plan.answered(&batch.effort);
             }

@@ -72,6 +72,8 @@ pub struct Contact {
     pub added: i64,
     /// Seconds since the epoch.
     pub last_seen: Option<i64>,
+    /// At how many relays mail for it may wait, as it has told us; of its lane, so nothing to be put.
+    pub relays: u32,
 }
 
 /// A stranger's friend request.
@@ -110,6 +112,7 @@ impl Contact {
             accepted: row.get(5)?,
             added: row.get(6)?,
             last_seen: row.get(7)?,
+            relays: row.get(8)?,
         })
     }
 }
@@ -433,7 +436,8 @@ impl Reader {
     /// The store fails.
     pub fn contacts(&self, account: Option<&str>) -> rusqlite::Result<Vec<Contact>> {
         let mut rows = self.connection.prepare_cached(
-            "SELECT account, key, nick, tox_id, message, accepted, added, last_seen FROM contact
+            "SELECT account, key, nick, tox_id, message, accepted, added, last_seen, coalesce((SELECT l.relays
+             FROM lane_out l WHERE l.account = contact.account AND l.peer = contact.key), 0) FROM contact
              WHERE ?1 IS NULL OR account = ?1 ORDER BY account, nick, key",
         )?;
         rows.query_map([account], Contact::read)?.collect()

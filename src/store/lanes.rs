@@ -256,6 +256,7 @@ impl Store {
         peer: PublicKey,
         key: MailKey,
         serial: u64,
+        relays: usize,
         offer: Vec<u8>,
         seconds: i64,
     ) -> Result<(), StoreError> {
@@ -264,11 +265,12 @@ impl Store {
             session
                 .connection
                 .prepare_cached(
-                    "INSERT INTO lane_out (account, peer, sign, seal, serial, offer, received) VALUES (?, ?, ?, ?, ?, ?, ?)
+                    "INSERT INTO lane_out (account, peer, sign, seal, serial, relays, offer, received)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
                      ON CONFLICT DO UPDATE SET sign = excluded.sign, seal = excluded.seal, serial = excluded.serial,
-                     offer = excluded.offer, received = excluded.received",
+                     relays = excluded.relays, offer = excluded.offer, received = excluded.received",
                 )?
-                .execute(params![account, peer.0, key.sign, key.seal, serial as i64, offer, seconds])?;
+                .execute(params![account, peer.0, key.sign, key.seal, serial as i64, relays as i64, offer, seconds])?;
             Ok(())
         })
     }

@@ -196,6 +196,7 @@ CREATE TABLE lane_out (            -- lanes that contacts let us write
     sign BLOB NOT NULL,            -- the contact's mail key, pinned
     seal BLOB NOT NULL,
     serial INTEGER NOT NULL,
+    relays INTEGER NOT NULL,       -- how many the offer names
     offer BLOB NOT NULL,           -- as it came
     received INTEGER NOT NULL,     -- seconds of the wall clock
     PRIMARY KEY (account, peer)

@@ -650,6 +650,7 @@ fn mail_for_a_contact_that_declines_bounces_and_it_is_no_contact_any_more() {
         accepted: false,
         added: 1,
         last_seen: None,
+        relays: 0,
     };
     let other = PublicKey([8; 32]);
     for (key, nick) in [(PEER, "bob"), (other, "carol")] {

@@ -217,7 +217,7 @@ fn prepare<S: Shelf>(world: &mut World<S>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_slot_goes_its_way_by_its_key_or_its_owner_alone(steps in prop::collection::vec(step(), 1..40)) {

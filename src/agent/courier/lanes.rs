@@ -368,8 +368,15 @@ impl Account {
             return;
         }
         let other_seed = before.is_some_and(|before| before.seed.expose() != offer.seed.expose());
-        let kept =
-            self.shared.store.put_lane_out(&self.name, peer, offer.key, offer.serial, octets.to_vec(), self.seconds());
+        let kept = self.shared.store.put_lane_out(
+            &self.name,
+            peer,
+            offer.key,
+            offer.serial,
+            offer.relays.len(),
+            octets.to_vec(),
+            self.seconds(),
+        );
         if let Err(error) = kept {
             return log::error!("{}: cannot keep the lane of {peer}: {error}", self.name);
         }

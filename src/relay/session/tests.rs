@@ -119,7 +119,7 @@ impl Scripted {
     }
 
     fn command(&mut self, command: Command) {
-        self.input(Input::Command(command));
+        self.input(Input::Command(Box::new(command)));
     }
 
     /// Lets time pass up to the next deadline.
