@@ -4,6 +4,7 @@
 #   make demo     six mails between people on a private Tox network (root; installs what it needs by apt)
 #   make test     all tests (root; likewise)
 #   make crash    the nothing-lost tests at their full size: 3,000 mails, 300 kills; relays killed 50 times
+#   make simulate  what relays bring: writes the table and the figure of docs/relays.md (minutes)
 #   make deb      the Debian package, below target/deb, and lintian's word about it
 #   make bench    measure, as a table and as target/bench.json
 #   make check    formatting, lints, docs, tests, licences, drift of generated files
@@ -19,7 +20,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build demo test test-rust test-e2e crash deb bench check bindings bindings-diff fuzz fmt clean deps-%
+.PHONY: build demo test test-rust test-e2e crash simulate deb bench check bindings bindings-diff fuzz fmt clean deps-%
 
 # tox-transport is started for each mail, and starts faster when linked statically.
 build: deps-build
@@ -46,6 +47,10 @@ crash: deps-demo deps-test build
 	$(PYTHON) $(E2E)/crash.py --bin $(BIN) --mails 3000 --kills 300
 	TOXMAIL_BIN=$(abspath $(BIN)) TOXMAIL_RELAY_KILLS=50 \
 		$(PYTHON) -m unittest discover -s $(E2E) -p test_relays.py -k RelayKilledTest
+
+# Optimised, but not linked as a release is.
+simulate: deps-build
+	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test --locked --test simulator relays::simulate -- --ignored --nocapture
 
 deb: deps-deb build
 	scripts/package $(BIN) target/deb

@@ -381,7 +381,7 @@ impl Inbox {
             }
             Input::Down(relay) => self.down(relay),
             Input::Fresh(relay) => {
-                for (_, class) in self.windows_at(relay) {
+                for (_, _, class) in self.windows_at(relay) {
                     class.window.registered = class.window.low;
                     class.confirmed.clear();
                     class.asked.clear();
@@ -410,7 +410,7 @@ impl Inbox {
                     }
                 }
                 let jitter = self.chance.next();
-                let held = self.windows_at(relay).map(|(_, class)| class.window.registered - class.window.low).sum();
+                let held = self.windows_at(relay).map(|(_, _, class)| class.window.registered - class.window.low).sum();
                 if let Some(relay) = self.relays.get_mut(&relay) {
                     relay.pause.fail(now, MINUTE, HOUR, jitter);
                     if code == Code::Slots {
@@ -502,11 +502,14 @@ impl Inbox {
         }
     }
 
-    /// The windows of lanes in use at a relay.
-    fn windows_at(&mut self, relay: RelayKey) -> impl Iterator<Item = (PublicKey, &mut Numbers)> {
+    /// The windows of lanes in use at a relay: whose, which class, how many slots are kept open.
+    fn windows_at(&mut self, relay: RelayKey) -> impl Iterator<Item = (PublicKey, (Class, u32), &mut Numbers)> {
         let lanes = self.lanes.iter_mut().filter(|(_, lane)| lane.gone.is_none());
-        let windows = lanes.flat_map(|(peer, lane)| lane.windows.iter_mut().map(|(at, class)| (*peer, at.0, class)));
-        windows.filter(move |(_, of, _)| *of == relay).map(|(peer, _, class)| (peer, class))
+        lanes.flat_map(move |(peer, lane)| {
+            let Lane { open, windows, .. } = lane;
+            let of_relay = windows.range_mut((relay, Class::K16)..=(relay, Class::M4));
+            of_relay.map(|((_, class), numbers)| (*peer, (*class, open[usize::from(class.number())]), numbers))
+        })
     }
 
     fn window(&mut self, peer: &PublicKey, place: &Place) -> Option<&mut Numbers> {
@@ -566,39 +569,34 @@ impl Inbox {
         let since = state.listed.replace(now).map(|at| now.saturating_sub(at));
         (state.listing, state.dirty, state.list_at) = (false, true, now.saturating_add(pause.max(1000)));
         let budget = budget(state.max_slots);
-        let used: u64 = self.windows_at(relay).map(|(_, class)| class.window.registered - class.window.low).sum();
-        for (peer, class) in self.used_windows(relay) {
-            let rolls = match since {
-                None => self.chance.below(ROLL_STARTS) == 0,
-                Some(since) => self.chance.below(ROLL_EVERY) < since,
-            };
-            let Some(lane) = self.lanes.get_mut(&peer) else { continue };
-            let open = u64::from(lane.open[usize::from(class.number())]);
-            let Some(window) = lane.windows.get_mut(&(relay, class)) else { continue };
-            let listed = std::mem::replace(&mut window.listed, true);
-            if rolls && listed && used < budget && window.window.filled < window.window.registered {
-                window.rolled += open.div_ceil(4);
+        let rolls = match since {
+            None => self.chance.below(ROLL_STARTS) == 0,
+            Some(since) => self.chance.below(ROLL_EVERY) < since,
+        };
+        let used: u64 =
+            self.windows_at(relay).map(|(_, _, numbers)| numbers.window.registered - numbers.window.low).sum();
+        let mut behind = Vec::new();
+        for (peer, open, numbers) in self.windows_at(relay) {
+            let (class, open) = (open.0, u64::from(open.1));
+            let listed = std::mem::replace(&mut numbers.listed, true);
+            let Window { low, filled, registered } = numbers.window;
+            if rolls && listed && used < budget && filled < registered {
+                numbers.rolled += open.div_ceil(4);
             }
-            self.give_up(peer, relay, class);
+            let upto = filled.saturating_sub(BEHIND_FILLED * open);
+            let upto = upto.max(registered.saturating_sub(BEHIND_REGISTERED * open)).min(registered);
+            if upto > low {
+                behind.push((peer, class, upto));
+            }
         }
+        behind.into_iter().for_each(|(peer, class, upto)| self.give_up(peer, relay, class, upto));
     }
 
-    fn used_windows(&self, relay: RelayKey) -> Vec<(PublicKey, Class)> {
-        let lanes = self.lanes.iter().filter(|(_, lane)| lane.gone.is_none());
-        lanes
-            .flat_map(|(peer, lane)| lane.windows.keys().map(|at| (*peer, *at)))
-            .filter_map(|(peer, (of, class))| (of == relay).then_some((peer, class)))
-            .collect()
-    }
-
-    /// Unregisters slots far behind those in use that are empty, as a list told just now.
-    fn give_up(&mut self, peer: PublicKey, relay: RelayKey, class: Class) {
+    /// Unregisters slots far behind those in use, below `upto`, that are empty, as a list told just now.
+    fn give_up(&mut self, peer: PublicKey, relay: RelayKey, class: Class, upto: u64) {
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        let open = u64::from(lane.open[usize::from(class.number())]);
         let Some(state) = lane.windows.get_mut(&(relay, class)) else { return };
-        let Window { low, filled, registered } = state.window;
-        let behind = registered.saturating_sub(BEHIND_REGISTERED * open);
-        let upto = filled.saturating_sub(BEHIND_FILLED * open).max(behind).min(registered);
+        let Window { low, filled, .. } = state.window;
         let place = |number| Place { relay, class, number };
         // What is held keeps its slot, and the numbers above wait for it.
         let is_held = |number: &u64| self.held.contains_key(&(relay, peer, place(*number)));

@@ -16,9 +16,7 @@ use super::wire::Code;
 use crate::engine::transfer::MailId;
 use crate::identity::tox_id::PublicKey;
 use crate::lane::keys::{Class, RelayKey};
-
-/// The most parts that a parcel may have: 4 GiB.
-pub const MAX_PARTS: u32 = 1024;
+use crate::lane::parcel::MAX_PARTS;
 
 /// What may be changed.
 #[derive(Debug, Clone)]
@@ -265,6 +263,7 @@ pub enum Action {
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
 /// How long a visit may take to come about.
 const VISIT: u64 = 2 * MINUTE;
 /// How long a visit with nothing to do goes on.
@@ -774,10 +773,15 @@ impl Outbox {
             self.leave(relay, peer, out);
             let jitter = self.chance.next();
             let health = self.health(now, relay);
-            let mut times = (MINUTE, HOUR);
+            let mut times = (3 * MINUTE, HOUR);
             if failed {
                 health.failures = health.failures.saturating_add(1);
-                times.0 = if health.vanished { 6 * HOUR } else { MINUTE };
+                // Each try is a Tox instance of its own: where nobody has been for long, few are made.
+                times.0 = match now.saturating_sub(health.seen) {
+                    _ if health.vanished => 6 * HOUR,
+                    0..DAY => 3 * MINUTE,
+                    _ => 15 * MINUTE,
+                };
             }
             self.pause(now, peer, relay, None, times, jitter);
             self.peer(now, peer);

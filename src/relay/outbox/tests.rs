@@ -1,7 +1,6 @@
 use super::*;
 
 const ALICE: PublicKey = PublicKey([1; 32]);
-const DAY: u64 = 24 * HOUR;
 const START: u64 = 1_000 * DAY;
 
 fn relay(number: u8) -> RelayKey {

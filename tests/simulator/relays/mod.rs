@@ -16,8 +16,8 @@ use world::{Cost, World};
 
 use crate::random::Random;
 
-const BEGIN: &str = "<!-- written by make simulate: begin -->\n";
-const FINISH: &str = "<!-- written by make simulate: end -->\n";
+const BEGIN: &str = "<!-- simulate:begin -->\n";
+const FINISH: &str = "<!-- simulate:end -->\n";
 /// Agents to a relay that somebody looks after.
 const PER_RELAY: usize = 50;
 

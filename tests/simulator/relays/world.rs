@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use toxmail::engine::transfer::{BURST, MailId};
 use toxmail::identity::tox_id::PublicKey;
 use toxmail::lane::keys::{Class, RelayKey};
+use toxmail::lane::parcel::split;
 use toxmail::relay::inbox::{self, Inbox, Slot, Window};
 use toxmail::relay::outbox::{self, Outbox, State};
 use toxmail::relay::place::Place;
@@ -14,8 +15,8 @@ use toxmail::relay::wire::Code;
 
 use super::people::{DAY, END, FINDING, PATIENCE, People, Times};
 
-/// Slots that a lane keeps open.
-const OPEN: [u32; 5] = [16, 8, 4, 2, 3];
+/// Slots that a lane keeps open, as `agent::courier` has it.
+const OPEN: [u32; 5] = [32, 8, 4, 2, 8];
 /// Slots and octets that a relay gives each owner (`owner_quota`).
 const MAX_SLOTS: u64 = 8192;
 const QUOTA: u64 = 100 << 20;
@@ -54,11 +55,8 @@ fn letter(id: &MailId) -> (usize, bool) {
 }
 
 fn parts(size: u64) -> Vec<Class> {
-    let room = |class: Class| class.octets() as u64 - 300;
-    match Class::ALL.into_iter().find(|class| size <= room(*class)) {
-        Some(class) => vec![class],
-        None => (0..size.div_ceil(room(Class::M4))).map(|_| Class::M4).collect(),
-    }
+    // The head is about so long.
+    split(size + 200, Class::M4).into_iter().map(|part| part.0).collect()
 }
 
 /// What a mail cost, over all.
