@@ -407,6 +407,27 @@ fn a_relay_that_the_lane_lists_no_more_is_replaced() {
 }
 
 #[test]
+fn a_copy_that_was_fetched_before_its_word_was_heard_blocks_nothing() {
+    let mut world = World::new(1, 1);
+    world.queue(mail(1), &[Class::K16], false);
+    for _ in 0..6000 {
+        world.pass(100);
+        if !world.relays[&relay(1)].filled.is_empty() {
+            break;
+        }
+    }
+    // The relay has it; the agent is killed before it hears so, and the contact fetches it meanwhile.
+    world.restart();
+    let model = world.relays.get_mut(&relay(1)).expect("known");
+    let filled = std::mem::take(&mut model.filled);
+    assert_eq!(filled.len(), 1);
+    model.gone.extend(filled.into_keys());
+    world.queue(mail(2), &[Class::K16], false);
+    world.pass(10 * MINUTE);
+    assert_eq!((world.lying(mail(1), 0), world.lying(mail(2), 0)), (1, 1), "by a slot that is still open");
+}
+
+#[test]
 fn what_expires_before_the_mail_is_deposited_again() {
     let mut world = World::new(1, 3);
     world.retention = 2 * DAY;

@@ -16,7 +16,7 @@ use toxmail::relay::wire::Code;
 use super::people::{DAY, END, FINDING, PATIENCE, People, Times};
 
 /// Slots that a lane keeps open, as `agent::courier` has it.
-const OPEN: [u32; 5] = [32, 8, 4, 2, 8];
+const OPEN: [u32; 5] = [32, 16, 8, 8, 8];
 /// Slots and octets that a relay gives each owner (`owner_quota`).
 const MAX_SLOTS: u64 = 8192;
 const QUOTA: u64 = 100 << 20;
@@ -263,13 +263,13 @@ impl<'a> World<'a> {
             }
             Event::ToOutbox(agent, life, input) => {
                 if self.lives(agent, life) {
-                    self.to_outbox(agent, input);
+                    self.tell_outbox(agent, input);
                     self.turn(agent);
                 }
             }
             Event::ToInbox(agent, life, input) => {
                 if self.lives(agent, life) {
-                    self.to_inbox(agent, input.clone());
+                    self.tell_inbox(agent, input.clone());
                     if let inbox::Input::Opened { peer, parcel, part, parts, .. } = input {
                         self.opened(agent, peer, parcel, part, parts);
                     }
@@ -278,7 +278,7 @@ impl<'a> World<'a> {
             }
             Event::Owner(agent, life, relay) => {
                 if self.lives(agent, life) && self.relays[relay].on && self.relays[relay].owners.insert(agent) {
-                    self.to_inbox(agent, inbox::Input::Up { relay: RelayKey(key(relay)), max_slots: MAX_SLOTS });
+                    self.tell_inbox(agent, inbox::Input::Up { relay: RelayKey(key(relay)), max_slots: MAX_SLOTS });
                     self.turn(agent);
                 }
             }
@@ -289,7 +289,7 @@ impl<'a> World<'a> {
                     self.relays[relay].waiting.remove(&(agent, to));
                     self.relays[relay].visitors.insert((agent, to));
                     let relay = RelayKey(key(relay));
-                    self.to_outbox(agent, outbox::Input::Session { relay, peer: peer(to), up: true });
+                    self.tell_outbox(agent, outbox::Input::Session { relay, peer: peer(to), up: true });
                     self.turn(agent);
                 }
             }
@@ -305,14 +305,14 @@ impl<'a> World<'a> {
         self.agents[agent].visits.get(&(number(&place.relay.0), to)) == Some(&true)
     }
 
-    fn to_outbox(&mut self, agent: usize, input: outbox::Input) {
+    fn tell_outbox(&mut self, agent: usize, input: outbox::Input) {
         let now = self.now;
         if let Some((outbox, _)) = &mut self.agents[agent].engines {
             outbox.handle(now, input);
         }
     }
 
-    fn to_inbox(&mut self, agent: usize, input: inbox::Input) {
+    fn tell_inbox(&mut self, agent: usize, input: inbox::Input) {
         let now = self.now;
         if let Some((_, inbox)) = &mut self.agents[agent].engines {
             inbox.handle(now, input);
@@ -376,7 +376,7 @@ impl<'a> World<'a> {
         }
         for other in std::mem::take(&mut self.agents[agent].linked) {
             self.agents[other].linked.remove(&agent);
-            self.to_outbox(other, outbox::Input::Contact { peer: peer(agent), online: false });
+            self.tell_outbox(other, outbox::Input::Contact { peer: peer(agent), online: false });
             self.turn(other);
         }
     }
@@ -384,14 +384,14 @@ impl<'a> World<'a> {
     fn relay_off(&mut self, relay: usize) {
         self.relays[relay].on = false;
         for agent in std::mem::take(&mut self.relays[relay].owners) {
-            self.to_inbox(agent, inbox::Input::Down(RelayKey(key(relay))));
+            self.tell_inbox(agent, inbox::Input::Down(RelayKey(key(relay))));
             self.turn(agent);
         }
         for (agent, to) in std::mem::take(&mut self.relays[relay].visitors) {
             self.agents[agent].visits.insert((relay, to), false);
             self.relays[relay].waiting.insert((agent, to));
             let relay = RelayKey(key(relay));
-            self.to_outbox(agent, outbox::Input::Session { relay, peer: peer(to), up: false });
+            self.tell_outbox(agent, outbox::Input::Session { relay, peer: peer(to), up: false });
             self.turn(agent);
         }
     }
@@ -400,7 +400,7 @@ impl<'a> World<'a> {
         let (number, control) = letter(&id);
         let parts = if control { vec![Class::K16] } else { parts(self.people.letters[number].size) };
         let (peer, expires) = (peer(to), since + PATIENCE);
-        self.to_outbox(agent, outbox::Input::Parcel { peer, id, parts, since, expires, control });
+        self.tell_outbox(agent, outbox::Input::Parcel { peer, id, parts, since, expires, control });
     }
 
     fn letter(&mut self, number: usize) {
@@ -437,7 +437,7 @@ impl<'a> World<'a> {
         self.agents[a].linked.insert(b);
         self.agents[b].linked.insert(a);
         for (from, to) in [(a, b), (b, a)] {
-            self.to_outbox(from, outbox::Input::Contact { peer: peer(to), online: true });
+            self.tell_outbox(from, outbox::Input::Contact { peer: peer(to), online: true });
             let waits = self.agents[from].queue.iter().filter(|(_, queued)| queued.0 == to);
             for id in waits.map(|(id, _)| *id).collect::<Vec<_>>() {
                 if let (number, false) = letter(&id) {
@@ -452,7 +452,7 @@ impl<'a> World<'a> {
 
     fn finish(&mut self, agent: usize, id: MailId) {
         if let Some((to, _)) = self.agents[agent].queue.remove(&id) {
-            self.to_outbox(agent, outbox::Input::Finished { peer: peer(to), id, tidy: false });
+            self.tell_outbox(agent, outbox::Input::Finished { peer: peer(to), id, tidy: false });
         }
     }
 
@@ -564,7 +564,7 @@ impl<'a> World<'a> {
             }
         };
         let (peer, until) = (peer(to), self.now + RETENTION);
-        self.to_outbox(
+        self.tell_outbox(
             agent,
             match code {
                 Some(code) => outbox::Input::Refused { peer, place, code },
@@ -653,7 +653,7 @@ impl<'a> World<'a> {
         if !complete && !self.agents[agent].received.contains(&id) {
             return;
         }
-        self.to_inbox(agent, inbox::Input::Settled { peer: from, parcel: id });
+        self.tell_inbox(agent, inbox::Input::Settled { peer: from, parcel: id });
         if !self.agents[agent].received.insert(id) {
             return;
         }
