@@ -590,13 +590,11 @@ fn weather(seed: u64) {
                 let (id, tidy) = (mail(world.chance.below(queued)), world.chance.below(2) == 0);
                 world.finish(id, tidy);
             }
-            10 => {
-                if world.visits.contains_key(&of) {
-                    world.visits.insert(of, false);
-                    world.tell(Input::Session { relay: of, peer: ALICE, up: false });
-                    world.coming.retain(|_, input| matches!(input, Input::Recorded { .. }));
-                    world.answer(Input::Session { relay: of, peer: ALICE, up: true });
-                }
+            10 if world.visits.contains_key(&of) => {
+                *world.visits.entry(of).or_default() = false;
+                world.tell(Input::Session { relay: of, peer: ALICE, up: false });
+                world.coming.retain(|_, input| matches!(input, Input::Recorded { .. }));
+                world.answer(Input::Session { relay: of, peer: ALICE, up: true });
             }
             _ => {}
         }
