@@ -266,6 +266,8 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 /// How long a visit may take to come about.
 const VISIT: u64 = 2 * MINUTE;
+/// The same for one that was up before.
+const LOST: u64 = 15_000;
 /// How long a visit with nothing to do goes on.
 const LINGER: u64 = MINUTE;
 /// How long one throw-away identity is used.
@@ -394,11 +396,20 @@ impl Peer {
 
 struct Visit {
     up: bool,
+    /// Whether it ever was.
+    was_up: bool,
     began: u64,
     /// Since when it has been coming about.
     since: u64,
     /// Since when there has been nothing to do.
     idle: Option<u64>,
+}
+
+impl Visit {
+    /// How long it may take to come about.
+    fn patience(&self) -> u64 {
+        if self.was_up { LOST } else { VISIT }
+    }
 }
 
 struct Health {
@@ -611,6 +622,7 @@ impl Outbox {
             visit.since = now;
         }
         visit.up = up;
+        visit.was_up |= up;
         visit.idle = None;
         self.peer(now, key);
         if !up {
@@ -752,7 +764,7 @@ impl Outbox {
 
     /// When [`Outbox::poll`] has something to do without further input. Asked for after a poll.
     pub fn deadline(&self) -> Option<u64> {
-        let visits = self.visits.values().filter(|visit| !visit.up).map(|visit| visit.since + VISIT);
+        let visits = self.visits.values().filter(|visit| !visit.up).map(|visit| visit.since + visit.patience());
         let visits = visits.filter(|_| self.connected);
         self.peers.values().map(|peer| peer.at).chain(visits).min().filter(|at| *at < u64::MAX)
     }
@@ -761,16 +773,21 @@ impl Outbox {
     fn time_out(&mut self, now: u64, out: &mut Vec<Action>) {
         let late = |(key, visit): (&(RelayKey, PublicKey), &Visit)| {
             let (relay, peer) = *key;
-            let failed = !visit.up && self.connected && now >= visit.since + VISIT;
+            let failed = !visit.up && self.connected && now >= visit.since + visit.patience();
             let copies = || self.peers.get(&peer).into_iter().flat_map(|peer| peer.parcels.values());
             let over = |copy: &Copy| copy.flying.or(copy.deleting).is_some_and(|until| now >= until);
             let stuck =
                 visit.up && copies().flat_map(Parcel::copies).any(|copy| copy.place.relay == relay && over(copy));
-            (failed || stuck).then_some((relay, peer, failed))
+            (failed || stuck).then_some((relay, peer, failed, visit.was_up))
         };
         let late: Vec<_> = self.visits.iter().filter_map(late).collect();
-        for (relay, peer, failed) in late {
+        for (relay, peer, failed, was_up) in late {
             self.leave(relay, peer, out);
+            if failed && was_up {
+                // A relay that was started anew knows its visitors no more: another visit shows whether it is there.
+                self.peer(now, peer);
+                continue;
+            }
             let jitter = self.chance.next();
             let health = self.health(now, relay);
             let mut times = (3 * MINUTE, HOUR);
@@ -943,8 +960,7 @@ impl Work<'_> {
             let at = self.outbox.relays.get(&relay).map_or(0, |health| health.seen.saturating_add(every));
             let at = at.max(peer.paused(relay, copy.place.class));
             if at <= self.now {
-                let next = peer.next_place(relay, copy.place.class);
-                self.want(relay, Some(next), Some(copy.place));
+                self.want(relay, Some(peer.next_place(relay, Class::K16)), Some(copy.place));
             } else {
                 self.wake = self.wake.min(at);
             }
@@ -981,10 +997,10 @@ impl Work<'_> {
                 }
                 have += 1;
                 let chosen = of.iter().position(|copy| copy.place.relay == relay && copy.state == State::Chosen);
-                let next = peer.next_place(relay, class);
-                let place = chosen.map_or(next, |chosen| of[chosen].place);
-                // One that was chosen before may have been filled, fetched and emptied since: no relay admits by it.
-                self.want(relay, Some(next), chosen.map(|_| place));
+                let place = chosen.map_or_else(|| peer.next_place(relay, class), |chosen| of[chosen].place);
+                // What was chosen before may have been filled, fetched and emptied since, and few slots of large classes
+                // are open: no relay admits by others.
+                self.want(relay, Some(peer.next_place(relay, Class::K16)), Some(place));
                 let Some(visit) = self.outbox.visits.get(&(relay, key)).filter(|visit| visit.up) else { continue };
                 if now >= visit.began + VISIT_AGE {
                     continue;
@@ -1043,7 +1059,7 @@ impl Work<'_> {
                 self.wake = self.wake.min(paused);
                 continue;
             }
-            self.want(relay, Some(peer.next_place(relay, class)), Some(copy.place));
+            self.want(relay, Some(peer.next_place(relay, Class::K16)), Some(copy.place));
             if self.outbox.visits.get(&(relay, key)).is_some_and(|visit| visit.up) {
                 copy.deleting = Some(self.now + ANSWER);
                 self.out.push(Action::Delete { peer: key, place: copy.place });
@@ -1068,7 +1084,7 @@ impl Work<'_> {
             // Each may be one that the relay does not know (any more): in turns.
             let odd = peer.pauses.get(&(relay, None)).is_some_and(Pause::is_odd);
             let Some(place) = (if odd { filled.or(next) } else { next.or(filled) }) else { continue };
-            let visit = Visit { up: false, began: self.now, since: self.now, idle: None };
+            let visit = Visit { up: false, was_up: false, began: self.now, since: self.now, idle: None };
             self.outbox.visits.insert((relay, key), visit);
             self.out.push(Action::Visit { relay, peer: key, place });
         }

@@ -238,7 +238,8 @@ impl Account {
         self.outbox.handle(self.now(), outbox::Input::LaneGone(peer));
         self.followed.remove(&peer);
         self.parcels.retain(|(of, _), _| *of != peer);
-        if self.offered.contains_key(&peer) {
+        if let Some(offered) = self.offered.get_mut(&peer) {
+            offered.ended = true;
             self.inbox.handle(self.now(), inbox::Input::LaneGone(peer));
         } else if let Err(error) = self.shared.store.forget_lanes(&self.name, peer) {
             log::error!("{}: cannot forget the lanes of {peer}: {error}", self.name);

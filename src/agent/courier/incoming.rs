@@ -98,6 +98,8 @@ impl Account {
                     log::warn!("{}: parts of mail {parcel} from {} never came", self.name, peer.short());
                     self.drop_assembly(peer, parcel);
                 }
+                // Unless he is one again, with a new lane.
+                Action::Forget(peer) if self.offered.get(&peer).is_none_or(|offered| !offered.ended) => {}
                 Action::Forget(peer) => {
                     self.offered.remove(&peer);
                     self.slots.retain(|_, (of, _)| *of != peer);
@@ -296,7 +298,7 @@ impl Account {
             return self.later(peer, id, &error.to_string());
         }
         if self.online.contains(&peer) {
-            owed.into_iter().for_each(|receipt| self.say_receipt(peer, receipt.item));
+            owed.into_iter().for_each(|receipt| self.say_items(peer, receipt.item));
         }
         match answers.iter().find(|(_, outcome)| !last(outcome)) {
             Some((_, Outcome::Refused(refusal))) => self.later(peer, id, &refusal.to_string()),

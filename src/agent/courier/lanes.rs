@@ -41,6 +41,8 @@ pub(super) struct Offered {
     pub pre_keys: Vec<(u32, PreKeySecret, i64)>,
     /// Relays where its slots are registered.
     pub ready: HashSet<RelayKey>,
+    /// Whether the contact is none any more: its slots are being taken back.
+    pub ended: bool,
 }
 
 /// A lane that a contact lets us write.
@@ -63,6 +65,8 @@ impl Account {
             pre_keys.entry(key.peer).or_default().push((key.id, key.secret, key.made));
         }
         let now = self.now();
+        let contacts: HashSet<PublicKey> =
+            reader.contacts(Some(&self.name))?.into_iter().map(|contact| contact.key).collect();
         for LaneIn { peer, lane, seed, serial, seen, relays } in reader.lanes_in(&self.name)? {
             let relays: Vec<RelayRef> = relays.chunks(70).filter_map(RelayRef::from_octets).collect();
             let windows = windows.remove(&peer).unwrap_or_default();
@@ -76,6 +80,7 @@ impl Account {
                 ready: ready.collect(),
                 pre_keys: pre_keys.remove(&peer).unwrap_or_default(),
                 relays: relays.clone(),
+                ended: !contacts.contains(&peer),
             };
             for ((relay, class), window) in &windows {
                 self.name_slots(peer, &offered.seed, *relay, *class, window.low..window.registered);
@@ -83,8 +88,11 @@ impl Account {
             self.offered.insert(peer, offered);
             let relays = relays.iter().map(|relay| relay.key).collect();
             self.inbox.handle(now, inbox::Input::Lane { peer, relays, open: OPEN, windows });
+            if !contacts.contains(&peer) {
+                self.inbox.handle(now, inbox::Input::LaneGone(peer));
+            }
         }
-        for line in reader.lanes_out(&self.name)? {
+        for line in reader.lanes_out(&self.name)?.into_iter().filter(|lane| contacts.contains(&lane.peer)) {
             match Offer::from_octets(&line.offer, &self.own, Some(&line.key)) {
                 Ok(offer) => drop(self.followed.insert(line.peer, Followed { offer })),
                 Err(error) => log::error!("{}: the lane of {} in the store: {error}", self.name, line.peer),
@@ -113,6 +121,11 @@ impl Account {
         if self.config().is_none_or(|config| config.relays == crate::config::Relays::None) {
             return Ok(());
         }
+        if self.offered.get(&peer).is_some_and(|offered| offered.ended) {
+            // A contact again, before all of the earlier lane was taken back.
+            self.shared.store.forget_lanes(&self.name, peer)?;
+            self.offered.remove(&peer);
+        }
         if !self.offered.contains_key(&peer) {
             let (lane, mut seed) = (LaneId(random()?), random()?);
             let seed = LaneSeed::new(&mut seed);
@@ -124,6 +137,7 @@ impl Account {
                 relays: Vec::new(),
                 pre_keys: Vec::new(),
                 ready: HashSet::new(),
+                ended: false,
             };
             self.offered.insert(peer, offered);
             self.keep_offer(peer)?;
@@ -153,9 +167,9 @@ impl Account {
         self.tox.send(Command::SayLane(peer, kind, octets));
     }
 
-    /// Says what became of a mail, by the link.
-    pub(super) fn say_receipt(&self, peer: PublicKey, item: Vec<u8>) {
-        self.say(peer, ITEMS, item);
+    /// Says by the link what else goes in control parcels.
+    pub(super) fn say_items(&self, peer: PublicKey, head: Vec<u8>) {
+        self.say(peer, ITEMS, head);
     }
 
     fn say_offer(&self, peer: PublicKey) {
@@ -218,7 +232,8 @@ impl Account {
     /// The store fails or the system has no randomness.
     pub(super) fn renew_keys(&mut self) -> anyhow::Result<()> {
         let now = self.seconds();
-        let due = |offered: &Offered| offered.pre_keys.last().is_none_or(|(.., made)| now - made >= RENEW);
+        let due =
+            |offered: &Offered| !offered.ended && offered.pre_keys.last().is_none_or(|(.., made)| now - made >= RENEW);
         let old: Vec<PublicKey> = self.offered.iter().filter(|(_, lane)| due(lane)).map(|(peer, _)| *peer).collect();
         for peer in old {
             self.new_pre_key(peer)?;
@@ -251,7 +266,7 @@ impl Account {
     /// The store fails.
     pub(super) fn sync_offers(&mut self) -> anyhow::Result<()> {
         let mut changed = Vec::new();
-        for (peer, offered) in &mut self.offered {
+        for (peer, offered) in self.offered.iter_mut().filter(|(_, offered)| !offered.ended) {
             let usable = |key: &RelayKey| offered.ready.contains(key);
             let now: Vec<RelayRef> = self
                 .owners

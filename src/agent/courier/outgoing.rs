@@ -219,7 +219,12 @@ impl Account {
         self.shared.store.finish_parcels(&self.name, finished.clone());
         for (peer, id) in finished {
             self.parcels.remove(&(peer, id));
-            let tidy = !self.answered.remove(&(peer, id));
+            // Who has it, or is told that it is not wanted any more, removes the copies himself.
+            let online = self.online.contains(&peer);
+            if online {
+                self.say_items(peer, parcel::Parcel::Control(vec![Item::Cancel(id)]).head());
+            }
+            let tidy = !self.answered.remove(&(peer, id)) && !online;
             self.outbox.handle(self.now(), Input::Finished { peer, id, tidy });
         }
         Ok(())
