@@ -376,8 +376,11 @@ class RelayKilledTest(RelayCase):
                     queue_id, content = self.send(alice, recipient, int(KIB * 1024 ** chance.random()))
                     waiting.append(queue_id)
                     sent[recipient].append(content)
-            # In the middle of it: so many files later.
-            doomed = {relay: len(relay.contents()) + chance.randrange(1, 5) for relay in people.values()}
+            # In the middle of it: so many contents later, or while the last of them comes in.
+            doomed = {
+                relay: (len(relay.contents()) + chance.randrange(1, 5), chance.random() < 0.7)
+                for relay in people.values()
+            }
             kills += len(doomed)
             wait_for("contents at every relay", lambda: self.kill_who_stores(doomed), PATIENCE, interval=0.001)
             # When both ends are new they find each other in seconds; else in up to a minute.
@@ -402,10 +405,11 @@ class RelayKilledTest(RelayCase):
 
 
     @staticmethod
-    def kill_who_stores(doomed: dict[Relay, int]) -> bool:
-        """kill -9 for each relay that has as many files as it is to have; whether that was the last."""
-        for relay, files in list(doomed.items()):
-            if len(relay.contents()) >= files:
+    def kill_who_stores(doomed: dict[Relay, tuple[int, bool]]) -> bool:
+        """kill -9 for each relay that has as many contents as it is to have, or is about to; whether that was the last."""
+        for relay, (contents, early) in list(doomed.items()):
+            count = len(relay.contents())
+            if count >= contents or early and count == contents - 1 and relay.writing():
                 relay.kill()
                 del doomed[relay]
         return not doomed

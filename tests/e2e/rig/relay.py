@@ -76,9 +76,12 @@ class Relay(Agent):
         return str(self.json("relay", "invite", *quota)["text"])
 
     def contents(self) -> list[Path]:
-        """The files of slots that are filled, or being filled."""
-        folder = self.relay_state / "slots"
-        return [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        """The files of slots that are filled."""
+        return [path for path in (self.relay_state / "slots").iterdir() if path.suffix != ".part"]
+
+    def writing(self) -> bool:
+        """Whether some content has come in part, and no more is said than that."""
+        return any(path.suffix == ".part" for path in (self.relay_state / "slots").iterdir())
 
     def wait_empty(self, timeout: float = 120.0) -> None:
         """Wait until no slot holds anything."""
