@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rig.agent import Agent, befriend, queue_id_of
+from rig.bootstrap import Bootstrap
 from rig.capture import Capture, common_run, deposits, memory
 from rig.mail import compare, find_in_maildir, header
 from rig.relay import CLASSES, BadRelay, Relay, person, store, wait_at_relays, wait_lane
@@ -34,6 +35,13 @@ class RelayCase(NetworkCase):
     """Relays and people who use them."""
 
     counted: ClassVar[int] = 0
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        # Most of the others come and go, or are killed: by these few that stay, those who are there find each other.
+        for number in range(4):
+            Bootstrap(cls.box, f"node{number}", other=cls.bootstrap)
 
     @classmethod
     def relay(cls, name: str, **options: Any) -> Relay:
@@ -387,8 +395,6 @@ class RelayKilledTest(RelayCase):
             if chance.random() < 0.75:
                 alice.kill()
                 alice.start()
-            for relay in people.values():
-                relay.start()
         for queue_id in waiting:
             wait_at_relays(alice, queue_id, 1, PATIENCE)
         alice.stop()
@@ -403,14 +409,14 @@ class RelayKilledTest(RelayCase):
             self.assert_once(recipient, sent[recipient])
             relay.wait_empty(PATIENCE)
 
-
     @staticmethod
     def kill_who_stores(doomed: dict[Relay, tuple[int, bool]]) -> bool:
-        """kill -9 for each relay that has as many contents as it is to have, or is about to; whether that was the last."""
+        """kill -9, and a start, for each relay that has what it is to have, or is about to; whether all had it."""
         for relay, (contents, early) in list(doomed.items()):
             count = len(relay.contents())
             if count >= contents or early and count == contents - 1 and relay.writing():
                 relay.kill()
+                relay.start()
                 del doomed[relay]
         return not doomed
 
@@ -459,7 +465,7 @@ class WhatARelaySeesTest(RelayCase):
         pairs = [(one, other) for one in people for other in people if one is not other]
         at_once(*(partial(befriend, one, other) for one, other in pairs if one.name < other.name))
         for one, other in pairs:
-            wait_lane(one, other, [relay.relay_key for relay in captures])
+            wait_lane(one, other, [relay.relay_key for relay in captures], PATIENCE)
         keys = {agent.name: bytes.fromhex(agent.key) for agent in people}
         ids = {agent.name: agent.tox_id for agent in people}
         names = {agent.name: agent.address.partition("@")[0] for agent in people}

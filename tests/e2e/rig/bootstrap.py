@@ -12,19 +12,31 @@ from rig.sandbox import UNPRIVILEGED, Sandbox
 class Bootstrap:
     """`tox-bootstrapd` with a key of its own: agents need `host`, `port`, `tcp_port` and `key`.
 
-    It is at 127.0.0.1, or at the address `host` of the network namespace `netns`.
+    It is at 127.0.0.1, or at the address `host` of the network namespace `netns`; with `other`, a further node of the
+    network that this one is in.
     """
 
     def __init__(
-        self, sandbox: Sandbox, name: str = "bootstrap", *, host: str = HOST, netns: str | None = None
+        self,
+        sandbox: Sandbox,
+        name: str = "bootstrap",
+        *,
+        host: str = HOST,
+        netns: str | None = None,
+        other: "Bootstrap | None" = None,
     ) -> None:
         self.host = host
         self.port = free_port(socket.SOCK_DGRAM, also=socket.SOCK_STREAM)
         self.tcp_port = free_port()
         folder = sandbox.dir(name, user=UNPRIVILEGED)
         config = folder / "tox-bootstrapd.conf"
+        nodes = ""
+        if other is not None:
+            node = f'address = "{other.host}", port = {other.port}, public_key = "{other.key}"'
+            nodes = f"bootstrap_nodes = ({{ {node} }})\n"
         config.write_text(
-            f"""port = {self.port}
+            nodes
+            + f"""port = {self.port}
 keys_file_path = "{folder}/keys"
 pid_file_path = "{folder}/pid"
 enable_ipv6 = false

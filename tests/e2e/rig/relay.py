@@ -172,7 +172,10 @@ def wait_owner(agent: Agent, relays: Iterable[str], timeout: float = 120.0) -> N
 
 
 def wait_lane(agent: Agent, other: Agent, relays: Iterable[str], timeout: float = 120.0) -> None:
-    """Wait until the agent knows that it may leave mail for the other one at all of these relays."""
+    """Wait until the agent knows that it may leave mail for the other one at all of these relays.
+
+    Which they are only the store tells; toxctl says how many.
+    """
     wanted = {bytes.fromhex(key) for key in relays}
     wait_owner(other, relays, timeout)
     peer = bytes.fromhex(other.key)
