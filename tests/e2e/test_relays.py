@@ -24,7 +24,7 @@ from rig.sandbox import UNPRIVILEGED
 from rig.wait import wait_for
 from test_agent import BIN, KIB, MIB, NetworkCase, at_once, mail, random_body, stored
 
-KILLS = int(os.environ.get("TOXMAIL_RELAY_KILLS", "12"))
+KILLS = int(os.environ.get("TOXMAIL_RELAY_KILLS", "9"))
 SEED = int(os.environ.get("TOXMAIL_RELAY_SEED", random.randrange(1 << 32)))
 
 # For what takes as long as several Tox instances need to find each other.
@@ -364,50 +364,67 @@ class MaliciousRelayTest(BadRelaysCase):
 class RelayKilledTest(RelayCase):
     """Three people with one relay each, to whom alice writes while their agents are away."""
 
+    # So many times each relay is killed before the people come and fetch what there is: fewer mails than slots are open.
+    CYCLES = 3
+
+    alice: ClassVar[Agent]
+    people: ClassVar[dict[Agent, Relay]]
+    sent: ClassVar[dict[Agent, list[bytes]]]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.alice = cls.person("alice")
+        cls.people = {cls.person(name): cls.relay(f"{name}s") for name in ("bob", "carol", "dave")}
+        cls.sent = {recipient: [] for recipient in cls.people}
+        for recipient, relay in cls.people.items():
+            cls.use(recipient, [relay])
+            befriend(cls.alice, recipient)
+        for recipient, relay in cls.people.items():
+            wait_lane(cls.alice, recipient, [relay.relay_key])
+
     def test_what_a_relay_has_signed_for_survives_kill_9(self) -> None:
         print(f"relays: {KILLS} kills, seed {SEED}", flush=True)
         chance = random.Random(SEED)
-        alice = self.person("alice")
-        people = {self.person(name): self.relay(f"{name}s") for name in ("bob", "carol", "dave")}
-        for recipient, relay in people.items():
-            self.use(recipient, [relay])
-            befriend(alice, recipient)
-        for recipient, relay in people.items():
-            wait_lane(alice, recipient, [relay.relay_key])
-            recipient.stop()
-        sent: dict[Agent, list[bytes]] = {recipient: [] for recipient in people}
-        waiting: list[str] = []
-        kills = 0
-        while kills < KILLS:
-            for recipient in people:
-                for _ in range(4):
-                    queue_id, content = self.send(alice, recipient, int(KIB * 1024 ** chance.random()))
-                    waiting.append(queue_id)
-                    sent[recipient].append(content)
-            # In the middle of it: so many contents later, or while the last of them comes in.
-            doomed = {
-                relay: (len(relay.contents()) + chance.randrange(1, 5), chance.random() < 0.7)
-                for relay in people.values()
-            }
-            kills += len(doomed)
-            wait_for("contents at every relay", lambda: self.kill_who_stores(doomed), PATIENCE, interval=0.001)
-            # When both ends are new they find each other in seconds; else in up to a minute.
-            if chance.random() < 0.75:
-                alice.kill()
-                alice.start()
-        for queue_id in waiting:
-            wait_at_relays(alice, queue_id, 1, PATIENCE)
-        alice.stop()
-        # What it signed for is all that can arrive now.
-        for recipient, contents in sent.items():
-            recipient.start()
-            for content in contents:
-                self.arrives(recipient, content)
-        alice.start()
-        self.assert_nothing_waits(alice)
-        for recipient, relay in people.items():
-            self.assert_once(recipient, sent[recipient])
-            relay.wait_empty(PATIENCE)
+        left = KILLS
+        while left > 0:
+            self.stop(*self.people)
+            waiting: list[str] = []
+            for _ in range(min(self.CYCLES, -(-left // len(self.people)))):
+                waiting += self.kill_all_once(chance)
+                left -= len(self.people)
+            for queue_id in waiting:
+                wait_at_relays(self.alice, queue_id, 1, PATIENCE)
+            self.alice.stop()
+            # What they signed for is all that can arrive now.
+            for recipient, contents in self.sent.items():
+                recipient.start()
+                for content in contents:
+                    self.arrives(recipient, content)
+            self.alice.start()
+            self.assert_nothing_waits(self.alice)
+            for recipient, relay in self.people.items():
+                self.assert_once(recipient, self.sent[recipient])
+                relay.wait_empty(PATIENCE)
+
+    def kill_all_once(self, chance: random.Random) -> list[str]:
+        """Kill each relay in the middle of some mails; their queue ids."""
+        waiting = []
+        for recipient in self.people:
+            for size in (chance.randrange(1, 12), chance.randrange(1, 12), chance.randrange(20, 100), 1):
+                queue_id, content = self.send(self.alice, recipient, size * KIB)
+                waiting.append(queue_id)
+                self.sent[recipient].append(content)
+        # So many contents later, or while the last of them comes in.
+        doomed = {
+            relay: (len(relay.contents()) + chance.randrange(1, 5), chance.random() < 0.7)
+            for relay in self.people.values()
+        }
+        wait_for("contents at every relay", lambda: self.kill_who_stores(doomed), PATIENCE, interval=0.001)
+        # A relay does not know its visitors any more. Who comes anew is let in within seconds.
+        self.alice.kill()
+        self.alice.start()
+        return waiting
 
     @staticmethod
     def kill_who_stores(doomed: dict[Relay, tuple[int, bool]]) -> bool:
@@ -477,16 +494,17 @@ class WhatARelaySeesTest(RelayCase):
         secrets: dict[str, bytes] = {}
         sent: dict[Agent, list[bytes]] = {agent: [] for agent in people}
         left = self.MAILS
-        chance = random.Random(SEED)
         # Each is alone online; in the first round he sends, in the second he gets what came, and the receipts.
         for number, agent in enumerate(people * 2):
             agent.start()
             for content in sent[agent]:
                 self.arrives(agent, content)
             queue_ids = []
-            for _ in range(-(-left // (len(people) - number)) if number < len(people) else 0):
-                other = chance.choice([each for each in people if each is not agent])
-                queue_id, content = self.send(agent, other, int(KIB * 256 ** chance.random()))
+            others = [each for each in people if each is not agent]
+            for turn in range(-(-left // (len(people) - number)) if number < len(people) else 0):
+                # Of each class fewer than there are open slots.
+                other, size = others[turn % 2], 300 if turn % 16 == 5 else 60 if turn % 7 == 0 else turn % 12 + 1
+                queue_id, content = self.send(agent, other, size * KIB)
                 sent[other].append(content)
                 queue_ids.append(queue_id)
                 left -= 1
