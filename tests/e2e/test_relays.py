@@ -19,7 +19,7 @@ from rig.agent import Agent, befriend, queue_id_of
 from rig.bootstrap import Bootstrap
 from rig.capture import Capture, common_run, deposits, memory
 from rig.mail import compare, find_in_maildir, header
-from rig.relay import CLASSES, BadRelay, Relay, person, store, wait_at_relays, wait_lane
+from rig.relay import CLASSES, BadRelay, Relay, person, relays_used, store, wait_at_relays, wait_lane
 from rig.sandbox import UNPRIVILEGED
 from rig.wait import wait_for
 from test_agent import BIN, KIB, MIB, NetworkCase, at_once, mail, random_body, stored
@@ -345,6 +345,10 @@ class MaliciousRelayTest(BadRelaysCase):
         ("lie", "slow"),
         ("foreign", "drop"),
     )
+    # Its answers about copies are found to be wrong.
+    CAUGHT = ("forge", "lie")
+    # What it says cannot be followed, so that no slot is ever known to be registered there.
+    SHUNNED = ("reorder",)
 
     def test_a_relay_loses_nothing_but_its_own_copy(self) -> None:
         good = self.relay("good")
@@ -356,6 +360,14 @@ class MaliciousRelayTest(BadRelaysCase):
         self.stop(*people.values())
         sent = {agent: [self.send(self.alice, agent, 4 * KIB) for _ in range(2)] for agent in people.values()}
         self.wait_all_at(good, 2 * len(people))
+        # They have all done their worst: what signs for a copy is believed, and what signs wrongly is not.
+        for mode, relay in bad.items():
+            if mode in self.CAUGHT:
+                refused = f"relay {relay.relay_key[:16]} refuses"
+                wait_for(f"{mode} found out", lambda refused=refused: refused in self.alice.log, PATIENCE)
+            elif mode not in self.SHUNNED:
+                key = relay.relay_key
+                wait_for(f"copies at {mode}", lambda key=key: relays_used(self.alice)[key]["mails"] == 2, PATIENCE)
         self.check_arrival(sent, [good])
         for relay in bad.values():
             relay.process.require_alive()
