@@ -376,7 +376,7 @@ class MaliciousRelayTest(BadRelaysCase):
 class RelayKilledTest(RelayCase):
     """Three people with one relay each, to whom alice writes while their agents are away."""
 
-    # So many times each relay is killed before the people come and fetch what there is: fewer mails than slots are open.
+    # So many times each relay is killed until the people come and fetch what is there: with fewer mails than open slots.
     CYCLES = 3
 
     alice: ClassVar[Agent]
