@@ -162,13 +162,21 @@ class NeverTogetherTest(RelayCase):
         self.start(self.bob)
         self.arrives(self.bob, content)
         wait_for("receipt at anna's relays", self.only_annas_relays_hold_something, PATIENCE)
+        # Else he would put it there again after the next start, not knowing that she has fetched it.
+        wait_for("bob's hearing that it lies there", self.bob_knows_two_copies, PATIENCE)
         self.stop(self.bob)
         self.start(self.anna)
         self.assert_all_done(self.anna, queue_id)
 
+    def bob_knows_two_copies(self) -> bool:
+        """Whether bob has the word of relays for all that he put there, two at least."""
+        with closing(store(self.bob)) as database:
+            states = dict(database.execute("SELECT state, count(*) FROM deposit GROUP BY state").fetchall())
+        return 0 not in states and states.get(1, 0) >= 2
+
     def only_annas_relays_hold_something(self) -> bool:
-        """Whether the relay that is only bob's is empty, and the others are not."""
-        return [bool(relay.contents()) for relay in self.relays] == [False, True, True]
+        """Whether the relay that is only bob's is empty, and the others have one thing each."""
+        return [len(relay.contents()) for relay in self.relays] == [0, 1, 1]
 
     def test_c_a_large_mail(self) -> None:
         queue_id, content = self.waits_at_relays(self.alice, 20 * MIB)
@@ -205,6 +213,7 @@ class NeverTogetherTest(RelayCase):
         self.bob.ctl("relay", "use", "--remove", old.text)
         self.use(self.bob, [new])
         wait_for("word at anna's relays", self.only_annas_relays_hold_something, PATIENCE)
+        wait_for("bob's hearing that it lies there", self.bob_knows_two_copies, PATIENCE)
         self.stop(self.bob)
         self.start(self.anna)
         for relay in self.relays:
