@@ -509,13 +509,19 @@ impl Store {
     }
 
     /// Keeps a relay, or takes over a new Tox ID or invite of one that is known. What the operator tells goes before what a
-    /// contact offers.
+    /// contact offers. Of each contact there is one: with more, one contact could have all mail wait at relays of his.
     ///
     /// # Errors
     /// The store fails.
     pub fn put_relay(&self, account: &str, relay: RelayRow) -> Result<(), StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
+            if let Some(peer) = relay.offered_by {
+                session
+                    .connection
+                    .prepare_cached("DELETE FROM relay WHERE account = ? AND offered_by = ? AND key <> ?")?
+                    .execute(params![account, peer.0, relay.key.0])?;
+            }
             session
                 .connection
                 .prepare_cached(

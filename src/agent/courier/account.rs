@@ -79,6 +79,8 @@ pub(super) struct Account {
     pub parcels: HashMap<(PublicKey, MailId), Option<u64>>,
     /// Mails whose answer came by a relay.
     pub answered: HashSet<(PublicKey, MailId)>,
+    /// When contacts got an invite to our relay, in seconds of the wall clock.
+    pub invited: HashMap<PublicKey, i64>,
     /// Contacts that mail may have come for which the outbox has no room.
     pub full: HashSet<PublicKey>,
     pub partials: Partials,
@@ -131,6 +133,7 @@ impl Account {
             settled: Settled::default(),
             parcels: HashMap::new(),
             answered: HashSet::new(),
+            invited: HashMap::new(),
             full: HashSet::new(),
             choose: true,
             chosen_at: None,

@@ -24,6 +24,8 @@ const RELAY: u64 = 3;
 const WANT: u64 = 4;
 const INVITED: u64 = 5;
 
+/// How soon a contact that wants to use our relay gets another invite, in seconds.
+const INVITE_AGAIN: i64 = 3600;
 /// How old it gets before its secret is destroyed, in seconds.
 pub(super) const DESTROY: i64 = 30 * 86_400;
 /// How many slots of each class are kept open for a contact at each relay, from 16 KiB to 4 MiB: what a contact can send
@@ -322,13 +324,20 @@ impl Account {
         self.shared.relay.as_deref().filter(|relay| relay.offers_to_contacts())
     }
 
-    fn on_want(&self, peer: PublicKey, octets: &[u8]) {
+    fn on_want(&mut self, peer: PublicKey, octets: &[u8]) {
+        // Each invite is kept, and there are only so many.
+        let now = self.seconds();
+        if self.invited.get(&peer).is_some_and(|at| now - at < INVITE_AGAIN) {
+            return;
+        }
         let Some(relay) = self.offered_relay() else { return };
         let descriptor = relay.descriptor();
         if octets != descriptor.octets() {
             return;
         }
-        match relay.invite(None) {
+        let invite = relay.invite(None);
+        self.invited.insert(peer, now);
+        match invite {
             Ok(invite) => self.say(peer, INVITED, [octets, &invite.0].concat()),
             Err(error) => log::warn!("{}: cannot invite a contact to the relay: {error:#}", self.name),
         }
