@@ -106,7 +106,7 @@ class InvitationTest(RelayCase):
 
 
 class RenewedTest(RelayCase):
-    """hugo has made another invitation since he told dora his."""
+    """hugo has told his invitation, and makes another one."""
 
     def test_an_old_invitation_leads_nowhere(self) -> None:
         relay = self.relay("relay")
@@ -121,11 +121,9 @@ class RenewedTest(RelayCase):
         # Registered are as many of the new one, and none of the old one.
         wait_for("other slots", lambda: self.are_others(self.slots(relay), before), PATIENCE)
         hugo.stop()
-        dora, erin = self.person("dora"), self.person("erin")
-        for agent, text in ((dora, old), (erin, new)):
-            agent.ctl("contact", "add", text, "--nick", "hugo")
+        erin = self.person("erin")
+        erin.ctl("contact", "add", new, "--nick", "hugo")
         wait_for("introduction of erin", lambda: " waits at 1 relays" in erin.log, PATIENCE)
-        wait_for("end of dora's attempt", lambda: "takes an introduction now" in dora.log, 2 * PATIENCE)
         self.assertEqual(len(relay.contents()), 1)
 
     @staticmethod
@@ -140,9 +138,3 @@ class RenewedTest(RelayCase):
     def are_others(now: set[bytes], before: set[bytes]) -> bool:
         """Whether there are as many as before, and none of those."""
         return len(now) == len(before) and not now & before
-
-
-if __name__ == "__main__":
-    import unittest
-
-    unittest.main()

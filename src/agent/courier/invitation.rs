@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::account::Account;
 use super::random;
+use crate::config::Relays;
 use crate::engine::request;
 use crate::identity::tox_id::ToxId;
 use crate::lane::invite::{self, BITS, CLASS, Introduction, Invitation};
@@ -97,6 +98,9 @@ impl Account {
         for relay in up {
             self.take_back(relay, today);
             self.keep_open(relay, today);
+        }
+        if self.config().is_none_or(|config| config.relays == Relays::None) {
+            return Ok(());
         }
         for (peer, offer) in reader.introduced(&self.name)? {
             self.make_lane(peer)?;
