@@ -156,7 +156,7 @@ impl Backend for Fake {
         }
     }
     fn add_contact(&self, new: NewContact) -> Result<Contact, Failure> {
-        let who = new.tox_id.or(new.address).unwrap_or_default();
+        let who = new.tox_id.or(new.invitation).or(new.address).unwrap_or_default();
         self.note(format!("add {:?} {who} {:?}", new.account, new.message));
         if new.nick.as_deref() == Some("taken") {
             return Err(Failure::Conflict("the nick `taken` is taken".into()));
@@ -305,6 +305,13 @@ impl Backend for Fake {
     fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), Failure> {
         self.note(format!("forget {account:?} {relay}"));
         Ok(())
+    }
+    fn invitation(&self, what: AskInvitation) -> Result<Invitation, Failure> {
+        self.note(format!("invitation {:?} {}", what.account, what.renew));
+        match self.relays {
+            true => Ok(Invitation { account: "alice".into(), text: "toxmail-invite:abc".into(), relays: 2 }),
+            false => Err(Failure::Conflict("no relay of the account has answered yet".into())),
+        }
     }
     fn invite(&self, what: NewInvite) -> Result<Invited, Failure> {
         self.note(format!("invite {:?}", what.quota));
@@ -479,7 +486,7 @@ fn a_contact_is_added_by_address_shown_renamed_and_blocked() {
     agent.good(&["contact", "add", &id(9).to_string(), "--address", "carol@example.net"]);
     assert_eq!(agent.asked(), format!("add None carol@example.net None; add None {} None", id(9)));
     let both = agent.run(&["contact", "add", "carol@example.net", "--address", "carol@example.net"]);
-    assert_eq!(told(&both), (Some(64), "toxctl: --address goes with a Tox ID\n".into()));
+    assert_eq!(told(&both), (Some(64), "toxctl: --address goes with a Tox ID or an invitation\n".into()));
 
     let shown = agent.good(&["contact", "show", "carol@example.net"]);
     for line in [
@@ -639,6 +646,22 @@ fn the_own_relay_and_those_in_use_are_shown() {
     assert_eq!((&told["own"]["owners"], &told["used"][2]["purpose"]), (&3.into(), &"offered".into()));
     assert_eq!(without.json(&["relay", "status"])["own"], Value::Null);
     assert_eq!(with.json(&["status"])["relays"]["used"][1]["mails"], 3);
+}
+
+#[test]
+fn an_invitation_is_shown_renewed_and_followed() {
+    let agent = agent(RELAYED);
+    assert_eq!(
+        agent.good(&["invitation", "show"]),
+        "toxmail-invite:abc\n\
+         Whoever has it can introduce himself to alice by 2 relays (toxctl request list); he says:\n\
+         toxctl contact add INVITATION\n"
+    );
+    assert_eq!(agent.asked(), "invitation None false");
+    assert_eq!(agent.json(&["--account", "alice", "invitation", "renew"])["text"], "toxmail-invite:abc");
+    assert_eq!(agent.asked(), "invitation Some(\"alice\") true");
+    agent.good(&["contact", "add", "toxmail-invite:abc", "--message", "hello"]);
+    assert_eq!(agent.asked(), "add None toxmail-invite:abc Some(\"hello\")");
 }
 
 #[test]

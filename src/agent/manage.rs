@@ -16,6 +16,7 @@ use crate::engine::transfer::MailId;
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::lane::invite::Invitation;
 use crate::mail::address::Address;
 use crate::store::{self, Accepted, Answer, Contact, Reader};
 use crate::tox::Connection;
@@ -465,6 +466,12 @@ impl Backend for Manager {
             return Err(Failure::Invalid("an address below tox.alt needs no pin".into()));
         }
         let account = self.contacts.directory.accounts()[at].name.clone();
+        let invitation = new.invitation.as_deref().map(|text| text.parse::<Invitation>());
+        let invitation = invitation.transpose().map_err(|error| Failure::Invalid(error.to_string()))?;
+        if id.is_some() && invitation.is_some() {
+            return Err(Failure::Invalid("an invitation has the Tox ID in it".into()));
+        }
+        let id = id.or(invitation.as_ref().map(|invitation| invitation.id));
         let (id, found) = match (id, &name) {
             (Some(id), None) => (id, None),
             (Some(id), Some(_)) => {
@@ -475,7 +482,7 @@ impl Backend for Manager {
                 let found = self.found(at, name)?;
                 (found.id, Some(found))
             }
-            (None, None) => return Err(Failure::Invalid("a Tox ID or an address is needed".into())),
+            (None, None) => return Err(Failure::Invalid("a Tox ID, an invitation or an address is needed".into())),
         };
         let other_key = |name: &Address, key: PublicKey| {
             Failure::Conflict(format!(
@@ -490,7 +497,7 @@ impl Backend for Manager {
             }
             // The operator has compared what the list shows; the DNS must not slip in another key meanwhile.
             let offer = known.and_then(|known| known.offer).filter(|offer| offer.found.id.key() != id.key());
-            if let (Some(offer), true) = (offer, new.tox_id.is_none()) {
+            if let (Some(offer), true) = (offer, found.as_ref().is_some_and(|found| found.method != Method::Operator)) {
                 self.contacts.store.look_again(Some(account), Some(name.to_string()), None)?;
                 return Err(Failure::Conflict(format!(
                     "{name} leads to {} now, no longer to {}: compare again (toxctl name list)",
@@ -499,7 +506,10 @@ impl Backend for Manager {
             }
         }
         let message = self.contacts.message(at, new.message.as_deref());
-        self.contacts.add(at, id, nickname(new.nick)?, message)?;
+        self.contacts.add(at, id, nickname(new.nick)?, message.clone())?;
+        if let Some(invitation) = &invitation {
+            self.with_relays()?.introduce(at, self.names.id(at), message, invitation)?;
+        }
         if let (Some(name), Some(found)) = (&name, found) {
             match self.contacts.store.confirm(self.names.settled(at, name), found)? {
                 Accepted::Pinned | Accepted::NoOffer => {}
@@ -669,6 +679,16 @@ impl Backend for Manager {
         let account = &self.contacts.directory.accounts()[at].name;
         let key = relays::named(relay, &self.relays(Some(account))?.used)?;
         self.with_relays()?.remove(at, key)
+    }
+
+    fn invitation(&self, what: api::AskInvitation) -> Result<api::Invitation, Failure> {
+        let at = self.account(what.account.as_deref())?;
+        let invitation = self.with_relays()?.invitation(at, self.names.id(at), what.renew)?;
+        Ok(api::Invitation {
+            account: self.contacts.directory.accounts()[at].name.clone(),
+            text: invitation.to_string(),
+            relays: invitation.relays.len() as u64,
+        })
     }
 
     fn invite(&self, what: api::NewInvite) -> Result<api::Invited, Failure> {

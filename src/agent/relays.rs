@@ -1,7 +1,8 @@
 //! What toxctl asks about relays: who answers it, and how a relay is named.
 
 use crate::control::{Failure, api};
-use crate::identity::tox_id::PublicKey;
+use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::lane::invite::Invitation;
 use crate::lane::keys::RelayKey;
 use crate::relay::descriptor::{Descriptor, Invite};
 
@@ -29,6 +30,20 @@ pub trait Relays: Send + Sync + 'static {
     /// # Errors
     /// [`Failure::NotFound`]: it is not used.
     fn remove(&self, account: usize, relay: RelayKey) -> Result<(), Failure>;
+
+    /// By what strangers may introduce themselves to the account with this number, whose Tox ID is told; with `renew` by a new
+    /// code, after which the one before leads nowhere.
+    ///
+    /// # Errors
+    /// [`Failure::Conflict`]: the account uses no relay that has answered.
+    fn invitation(&self, account: usize, id: ToxId, renew: bool) -> Result<Invitation, Failure>;
+
+    /// Introduces the account with this number, as a Tox ID with these words, to who has published this invitation and is a
+    /// contact.
+    ///
+    /// # Errors
+    /// [`Failure::Conflict`]: the account has `relays = "none"`.
+    fn introduce(&self, account: usize, id: ToxId, text: String, to: &Invitation) -> Result<(), Failure>;
 
     /// Makes an invite with this quota in octets, or with `relay.owner_quota`.
     ///
@@ -82,7 +97,6 @@ pub fn named(who: &str, used: &[api::UsedRelay]) -> Result<RelayKey, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::tox_id::ToxId;
 
     fn relay(octet: u8) -> Descriptor {
         Descriptor { id: ToxId::new(PublicKey([1; 32]), [1, 2, 3, 4]), key: RelayKey([octet; 32]) }

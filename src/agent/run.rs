@@ -34,6 +34,7 @@ use crate::config::{self, Config, Passphrase, PassphraseSource, ProxyKind, User}
 use crate::engine::rules::Rules;
 use crate::identity::tox_address;
 use crate::identity::tox_id::PublicKey;
+use crate::lane::keys::ToxSecret;
 use crate::lmtp;
 use crate::mail::status::Refusal;
 use crate::socket::{self, Passed};
@@ -381,6 +382,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         asked,
     };
     let resolve = config.tox.resolves();
+    let secrets: Vec<_> = toxes.iter().map(|(tox, _)| tox.secret_key()).collect();
     let mut threads = Vec::new();
     for (number, ((tox, identity), inbox)) in toxes.into_iter().zip(inboxes).enumerate() {
         let account = &config.accounts[number];
@@ -392,8 +394,13 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         threads.push(std::thread::Builder::new().name(name).spawn(move || thread.run())?);
     }
 
-    let with_lanes = config.accounts.iter().zip(&ids).zip(&handles);
-    let with_lanes = with_lanes.map(|((account, id), handle)| (account.name.clone(), id.key(), handle.clone()));
+    let with_lanes = config.accounts.iter().zip(&ids).zip(&handles).zip(secrets);
+    let with_lanes = with_lanes.map(|(((account, id), handle), mut secret)| courier::Own {
+        name: account.name.clone(),
+        key: id.key(),
+        secret: ToxSecret::new(&mut secret),
+        tox: handle.clone(),
+    });
     let courier_thread = courier::start(
         courier_inbox,
         courier.clone(),
@@ -402,6 +409,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         live.clone(),
         config.state_dir.clone(),
         relay.clone(),
+        shared.asked.clone(),
         with_lanes.collect(),
     )?;
     let desk = courier::Desk {

@@ -304,6 +304,8 @@ pub struct NewContact {
     pub account: Option<String>,
     /// The Tox ID, in hexadecimal or base32; may be left out where there is an address, which is then looked up.
     pub tox_id: Option<String>,
+    /// In place of the Tox ID: an invitation, by which the account also introduces itself.
+    pub invitation: Option<String>,
     /// The address whose key is pinned: the one it is found to lead to, or that of `tox_id`.
     pub address: Option<String>,
     /// The local nickname.
@@ -503,6 +505,28 @@ pub struct UseRelay {
     pub account: Option<String>,
     /// How the relay is told, with the invite where it wants one.
     pub relay: String,
+}
+
+/// The body of `POST /v1/invitation`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskInvitation {
+    /// Of which account; needed where there are several.
+    pub account: Option<String>,
+    /// Whether a new one takes the place of the one before, if there is one.
+    #[serde(default)]
+    pub renew: bool,
+}
+
+/// The answer to it: by what strangers who are never online with the account may introduce themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// The account.
+    pub account: String,
+    /// How it is told.
+    pub text: String,
+    /// At how many relays introductions may wait.
+    pub relays: u64,
 }
 
 /// The body of `POST /v1/relay/invites`.

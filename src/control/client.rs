@@ -15,9 +15,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use super::api::{
-    Accept, AcceptKey, ApiError, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest, Invited, Lookup,
-    Name, NewContact, NewId, NewInvite, Owner, Probe, QueuePage, QueueStep, Record, Refreshed, Refuse, Refused, Relays,
-    Reloaded, Rename, Selection, Status, Touched, UseRelay, UsedRelay,
+    Accept, AcceptKey, ApiError, AskInvitation, Blocked, Contact, ContactDetails, Flush, Flushed, FriendRequest,
+    Invitation, Invited, Lookup, Name, NewContact, NewId, NewInvite, Owner, Probe, QueuePage, QueueStep, Record,
+    Refreshed, Refuse, Refused, Relays, Reloaded, Rename, Selection, Status, Touched, UseRelay, UsedRelay,
 };
 
 /// The largest answer taken, in octets.
@@ -308,6 +308,14 @@ impl Client {
     pub fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), ClientError> {
         let path = format!("/v1/relays/{}{}", escaped(relay), query(&[("account", account)]));
         self.call(Method::DELETE, &path, Bytes::new()).map(drop)
+    }
+
+    /// By what strangers may introduce themselves to an account.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn invitation(&self, what: &AskInvitation) -> Result<Invitation, ClientError> {
+        decode(&self.call(Method::POST, "/v1/invitation", body(what)?)?)
     }
 
     /// Makes an invite to the relay that the agent is.

@@ -165,6 +165,12 @@ pub trait Backend: Send + Sync + 'static {
     /// The account uses no such relay, or not by the operator's word.
     fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), Failure>;
 
+    /// By what strangers may introduce themselves to an account (the only one, without a name).
+    ///
+    /// # Errors
+    /// There is no such account, there are several, or it uses no relay that has answered.
+    fn invitation(&self, what: api::AskInvitation) -> Result<api::Invitation, Failure>;
+
     /// Makes an invite: whoever has it may become an owner, once.
     ///
     /// # Errors

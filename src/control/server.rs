@@ -29,8 +29,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::api::{
-    Accept, AcceptKey, ApiError, Flush, NewContact, NewInvite, QueuePage, QueueStep, Refuse, Rename, Selection,
-    UseRelay,
+    Accept, AcceptKey, ApiError, AskInvitation, Flush, NewContact, NewInvite, QueuePage, QueueStep, Refuse, Rename,
+    Selection, UseRelay,
 };
 use super::{Backend, Failure};
 
@@ -120,6 +120,7 @@ fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
         .route("/v1/nospam/rotate", post(rotate_nospam))
         .route("/v1/relays", get(relays).post(use_relay))
         .route("/v1/relays/{relay}", delete_method(forget_relay))
+        .route("/v1/invitation", post(invitation))
         .route("/v1/relay/invites", post(invite))
         .route("/v1/relay/owners", get(owners))
         .route("/v1/relay/owners/{key}", delete_method(remove_owner))
@@ -425,6 +426,11 @@ async fn forget_relay(agent: Agent, UrlPath(relay): UrlPath<String>, of: Account
     let Query(of) = of?;
     ask(agent, move |agent| agent.forget_relay(of.account.as_deref(), &relay)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn invitation(agent: Agent, body: Body<AskInvitation>) -> Result<Response, Reply> {
+    let Json(what) = body?;
+    Ok(Json(ask(agent, move |agent| agent.invitation(what)).await?).into_response())
 }
 
 async fn invite(agent: Agent, body: Body<NewInvite>) -> Result<Response, Reply> {

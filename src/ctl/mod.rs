@@ -7,6 +7,7 @@
 
 mod backup;
 mod check;
+mod invitation;
 mod names;
 mod offer;
 mod relay;
@@ -80,6 +81,9 @@ enum Command {
     /// Relays, where mail waits for who is offline: be one for others, and use those of others
     #[command(subcommand)]
     Relay(relay::RelayCommand),
+    /// By what strangers can introduce themselves who are never online at the same time
+    #[command(subcommand)]
+    Invitation(invitation::InvitationCommand),
     /// The part of the Tox ID without which strangers cannot ask
     #[command(subcommand)]
     Nospam(NospamCommand),
@@ -173,8 +177,9 @@ enum NameCommand {
 
 #[derive(Args)]
 struct AddArgs {
-    /// A Tox ID (76 hexadecimal digits, 61 base32 characters, or these before @tox.alt), or an address to look up
-    #[arg(value_name = "TOX-ID|ADDRESS")]
+    /// A Tox ID (76 hexadecimal digits, 61 base32 characters, or these before @tox.alt), an address to look up, or an
+    /// invitation (`toxctl invitation show`)
+    #[arg(value_name = "TOX-ID|ADDRESS|INVITATION")]
     who: String,
     /// An address that is his, where it cannot be looked up: mail to it goes to this Tox ID
     #[arg(long)]
@@ -356,12 +361,17 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
             }
         }
         Command::Contact(ContactCommand::Add(args)) => {
-            let (id, address) = id_or_address(&args.who).map_err(Fail::Usage)?;
+            let invitation = args.who.trim().starts_with(invitation::PREFIX).then(|| args.who.trim().to_owned());
+            let (id, address) = match invitation {
+                Some(_) => (None, None),
+                None => id_or_address(&args.who).map_err(Fail::Usage)?,
+            };
             if address.is_some() && args.address.is_some() {
-                return Err(Fail::Usage("--address goes with a Tox ID".into()));
+                return Err(Fail::Usage("--address goes with a Tox ID or an invitation".into()));
             }
             let contact = client.add_contact(&NewContact {
                 account: cli.account.clone(),
+                invitation,
                 tox_id: id.map(|id| id.to_string()),
                 address: address.or_else(|| args.address.clone()),
                 nick: args.nick.clone(),
@@ -453,6 +463,7 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
         Command::Queue(QueueCommand::Release { queue_id }) => change(cli, &client, out, QueueStep::Release, queue_id)?,
         Command::Queue(QueueCommand::Delete { queue_id }) => change(cli, &client, out, QueueStep::Delete, queue_id)?,
         Command::Relay(command) => relay::run(command, cli, &client, out)?,
+        Command::Invitation(command) => invitation::run(command, cli, &client, out)?,
         Command::Nospam(NospamCommand::Rotate) => {
             let new = client.rotate_nospam(account)?;
             if cli.json { print(out, &new)? } else { show::rotated(out, &new)? }

@@ -24,6 +24,12 @@ use crate::identity::tox_id::{PublicKey, ToxId};
 const PREFIX: &str = "toxmail-invite:";
 /// The slots of an inbox for one day, at each relay.
 pub const DAILY: u64 = 8;
+/// For so many days ahead an owner keeps slots open: so long he may be away and be written to still.
+pub const AHEAD: u64 = 7;
+/// For so many days what was left with him is looked for: longer than relays keep contents by default.
+pub const BACK: u64 = 31;
+/// The work that this program wants: about a second of one processor.
+pub const BITS: u8 = 20;
 /// The most work that an invitation may want: some ten seconds of one processor.
 pub const MAX_BITS: u8 = 24;
 /// The longest introduction, in octets.
@@ -138,6 +144,16 @@ pub fn numbers(day: u64) -> Range<u64> {
     first..first.saturating_add(DAILY)
 }
 
+/// The numbers that an owner keeps open on this day: those of yesterday, for who is late, and of [`AHEAD`] days to come.
+pub fn open(today: u64) -> Range<u64> {
+    numbers(today.saturating_sub(1)).start..numbers(today.saturating_add(AHEAD)).end
+}
+
+/// The numbers of days that are over: what is in their slots is fetched still, those that are empty are taken back.
+pub fn over(today: u64) -> Range<u64> {
+    numbers(today.saturating_sub(BACK)).start..open(today).start
+}
+
 /// What a stranger says of himself.
 #[derive(Debug)]
 pub struct Introduction {
@@ -147,6 +163,17 @@ pub struct Introduction {
     pub text: String,
     /// The lane by which he can be answered, and his mail key.
     pub offer: Offer,
+    /// That offer as it came: it holds the lane's seed.
+    pub octets: Octets,
+}
+
+/// Octets that are not shown.
+pub struct Octets(pub Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Octets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Octets({})", self.0.len())
+    }
 }
 
 /// An introduction is not to be shown to anybody.
@@ -263,12 +290,12 @@ impl Inbox<'_> {
         if stamps.bits(u64::from_be_bytes(*stamp)) < u32::from(self.bits) {
             return Err(InvalidIntroduction::Stamp);
         }
-        let (id, text, offer) = decode_body(body).map_err(|_| Malformed)?;
+        let (id, text, octets) = decode_body(body).map_err(|_| Malformed)?;
         if id.key() != sender {
             return Err(Sender);
         }
-        let offer = Offer::from_octets(&offer, &self.own, None).map_err(InvalidIntroduction::Offer)?;
-        Ok(Introduction { id, text, offer })
+        let offer = Offer::from_octets(&octets, &self.own, None).map_err(InvalidIntroduction::Offer)?;
+        Ok(Introduction { id, text, offer, octets: Octets(octets) })
     }
 }
 
@@ -506,6 +533,19 @@ mod tests {
         assert_eq!(numbers(0), 0..DAILY);
         assert_eq!(numbers(DAY).end, numbers(DAY + 1).start);
         assert!(numbers(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn slots_are_open_before_their_day_and_are_not_forgotten_after_it() {
+        let open_now = open(DAY);
+        for day in [DAY - 1, DAY, DAY + AHEAD] {
+            assert!(numbers(day).all(|number| open_now.contains(&number)), "{day}");
+        }
+        assert!(!open_now.contains(&numbers(DAY + AHEAD + 1).start));
+        assert_eq!(over(DAY).end, open_now.start, "no day is between them");
+        // What was opened for the last time as a day to come is looked for until relays have dropped it.
+        assert!(numbers(DAY - BACK).all(|number| over(DAY).contains(&number)));
+        assert!(over(0).is_empty() && open(0).start == 0);
     }
 
     #[test]

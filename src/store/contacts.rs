@@ -200,44 +200,8 @@ impl Store {
     /// A stranger asks. Of one who was refused nothing changes; of the others the last message is kept. `done` hears
     /// whether it is new, or nothing where it was not taken.
     pub fn put_request(&self, request: Request, done: impl FnOnce(Option<bool>) + Send + 'static) {
-        self.submit(
-            move |session| {
-                let db = session.connection;
-                if is_blocked(db, &request.account, &request.key)? {
-                    return Ok(None);
-                }
-                let refused: Option<bool> = db
-                    .prepare_cached(
-                        "UPDATE request SET message = CASE refused WHEN 0 THEN ?3 ELSE message END, received = ?4
-                         WHERE account = ?1 AND key = ?2 RETURNING refused",
-                    )?
-                    .query_row(params![request.account, request.key.0, request.message, request.received], |row| {
-                        row.get(0)
-                    })
-                    .optional()?;
-                if let Some(refused) = refused {
-                    return Ok((!refused).then_some(false));
-                }
-                db.execute(
-                    "DELETE FROM request WHERE account = ? AND refused = 0 AND received < ?",
-                    params![request.account, request.received - KEEP_REQUEST],
-                )?;
-                let open: i64 = db.query_row(
-                    "SELECT count(*) FROM request WHERE account = ? AND refused = 0",
-                    [&request.account],
-                    |row| row.get(0),
-                )?;
-                if open >= MAX_REQUESTS {
-                    return Ok(None);
-                }
-                db.execute(
-                    "INSERT INTO request (account, key, message, received, refused, claim) VALUES (?, ?, ?, ?, 0, ?)",
-                    params![request.account, request.key.0, request.message, request.received, request.claim],
-                )?;
-                Ok(Some(true))
-            },
-            move |taken| done(taken.unwrap_or(None)),
-        );
+        let job = move |session: &mut Session<'_>| take_request(session.connection, &request);
+        self.submit(job, move |taken| done(taken.unwrap_or(None)));
     }
 
     /// A look-up told whether the address that a stranger claims leads to his key.
@@ -392,6 +356,39 @@ impl Store {
             }
         });
     }
+}
+
+/// Takes in a stranger's request; see [`Store::put_request`].
+pub(super) fn take_request(db: &Connection, request: &Request) -> rusqlite::Result<Option<bool>> {
+    if is_blocked(db, &request.account, &request.key)? {
+        return Ok(None);
+    }
+    let refused: Option<bool> = db
+        .prepare_cached(
+            "UPDATE request SET message = CASE refused WHEN 0 THEN ?3 ELSE message END, received = ?4
+             WHERE account = ?1 AND key = ?2 RETURNING refused",
+        )?
+        .query_row(params![request.account, request.key.0, request.message, request.received], |row| row.get(0))
+        .optional()?;
+    if let Some(refused) = refused {
+        return Ok((!refused).then_some(false));
+    }
+    db.execute(
+        "DELETE FROM request WHERE account = ? AND refused = 0 AND received < ?",
+        params![request.account, request.received - KEEP_REQUEST],
+    )?;
+    let open: i64 =
+        db.query_row("SELECT count(*) FROM request WHERE account = ? AND refused = 0", [&request.account], |row| {
+            row.get(0)
+        })?;
+    if open >= MAX_REQUESTS {
+        return Ok(None);
+    }
+    db.execute(
+        "INSERT INTO request (account, key, message, received, refused, claim) VALUES (?, ?, ?, ?, 0, ?)",
+        params![request.account, request.key.0, request.message, request.received, request.claim],
+    )?;
+    Ok(Some(true))
 }
 
 /// Removes a contact with the names pinned to it; whether it was there.

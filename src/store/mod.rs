@@ -12,6 +12,7 @@ mod bodies;
 mod contacts;
 mod dispatch;
 mod hold;
+mod introductions;
 mod lanes;
 mod names;
 mod outcome;
@@ -27,6 +28,7 @@ pub use bodies::{BodyFile, BodyWriter, EncodedBody, free_space};
 pub use contacts::{Answer, Contact, DECLINE_AGE, Request};
 pub use dispatch::Work;
 pub use hold::Touched;
+pub use introductions::{Introduced, IntroducingRow};
 pub use lanes::{
     Deposit, LaneIn, LaneOut, Parcel, ParcelBody, PreKey, RENEW, Receipt, RelayRow, SlotNext, SlotWindow, Waiting,
 };

@@ -275,6 +275,28 @@ CREATE TABLE relay (               -- relays where an account may be an owner
     seen INTEGER,                  -- when it last answered, seconds of the wall clock
     PRIMARY KEY (account, key)
 ) WITHOUT ROWID;
+CREATE TABLE invitation (          -- by what strangers may introduce themselves
+    account TEXT NOT NULL,
+    code BLOB NOT NULL,            -- 16 octets
+    renewed INTEGER,               -- when another one took its place, seconds of the wall clock
+    PRIMARY KEY (account, code)
+) WITHOUT ROWID;
+CREATE TABLE introduced (          -- lanes by which strangers who introduced themselves can be answered
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    offer BLOB NOT NULL,           -- as it came
+    PRIMARY KEY (account, peer)
+) WITHOUT ROWID;
+CREATE TABLE introducing (         -- contacts to whom an account introduces itself, until they answer
+    account TEXT NOT NULL,
+    peer BLOB NOT NULL,
+    invitation TEXT NOT NULL,
+    id BLOB NOT NULL,              -- our Tox ID, 38 octets
+    text TEXT NOT NULL,            -- as of the friend request
+    days INTEGER NOT NULL,         -- on how many days it did
+    day INTEGER,                   -- on which it last did, counted from the epoch (UTC)
+    PRIMARY KEY (account, peer)
+) WITHOUT ROWID;
 ";
 
 /// The database below the state directory.

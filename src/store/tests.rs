@@ -9,7 +9,7 @@ use crate::engine::transfer::{MAX_RECIPIENTS, MailId, Outcome};
 use crate::engine::trust::{self, Verdict};
 use crate::identity::name::finding::{Finding, Found, Method, Proof, Via};
 use crate::identity::tox_id::{PublicKey, ToxId};
-use crate::lane::keys::{Class, PreKeySecret, RelayKey};
+use crate::lane::keys::{Class, InviteCode, PreKeySecret, RelayKey};
 use crate::mail::envelope::{Notify, Return};
 use crate::mail::status::Refusal;
 use crate::relay::outbox::State;
@@ -1084,4 +1084,125 @@ fn the_keys_of_a_lane_are_overwritten_before_they_are_deleted() {
     let octets = std::fs::read(world.state.path().join("queue.sqlite")).expect("read");
     let found = |octet: u8| octets.windows(32).any(|window| window == [octet; 32]);
     assert!(!found(0xA1) && found(0xA2));
+}
+
+fn introduction(key: PublicKey, words: &str) -> Request {
+    Request {
+        account: "alice".into(),
+        key,
+        message: words.into(),
+        received: 1000,
+        answer: Answer::Open,
+        claim: None,
+        verified: None,
+    }
+}
+
+fn introduce(world: &World, key: PublicKey, offer: u8) -> Introduced {
+    let offer = zeroize::Zeroizing::new(vec![offer; 3]);
+    world.store.put_introduction(introduction(key, "hello"), offer).expect("the store")
+}
+
+fn introduced(world: &World) -> Vec<(PublicKey, Vec<u8>)> {
+    let reader = Reader::open(world.state.path()).expect("a reader");
+    let read = reader.introduced("alice").expect("the store");
+    read.into_iter().map(|(peer, offer)| (peer, offer.to_vec())).collect()
+}
+
+#[test]
+fn who_introduces_himself_is_answered_once_he_is_accepted() {
+    let world = World::new();
+    assert_eq!(introduce(&world, PEER, 1), Introduced::Request { new: true });
+    assert_eq!(introduce(&world, PEER, 2), Introduced::Request { new: false });
+    assert_eq!(introduced(&world), [], "nobody accepted him");
+    assert_eq!(world.store.accept_request("alice", PEER, 1000), Ok(true));
+    assert_eq!(introduced(&world), [(PEER, vec![2; 3])]);
+    world.store.introduction_followed("alice", PEER).expect("the store");
+    assert_eq!(introduced(&world), []);
+    assert_eq!(introduce(&world, PEER, 3), Introduced::Contact, "the answer was lost");
+    assert_eq!(introduced(&world), [(PEER, vec![3; 3])]);
+}
+
+#[test]
+fn who_is_blocked_or_refused_introduces_himself_in_vain() {
+    let world = World::new();
+    assert_eq!(introduce(&world, PEER, 1), Introduced::Request { new: true });
+    world.store.refuse_request("alice", PEER, false, 1000).expect("the store");
+    assert_eq!(introduce(&world, PEER, 1), Introduced::Dropped);
+    let other = PublicKey([3; 32]);
+    world.store.block("alice", other, 1000).expect("the store");
+    assert_eq!(introduce(&world, other, 1), Introduced::Dropped);
+    // A contact who is blocked is not answered, either.
+    let third = PublicKey([4; 32]);
+    assert_eq!(introduce(&world, third, 1), Introduced::Request { new: true });
+    assert_eq!(world.store.accept_request("alice", third, 1000), Ok(true));
+    world.store.block("alice", third, 1000).expect("the store");
+    assert_eq!(introduce(&world, third, 2), Introduced::Dropped);
+    assert_eq!(introduced(&world), []);
+}
+
+#[test]
+fn requests_by_introduction_keep_to_the_limit_of_requests() {
+    let world = World::new();
+    for number in 0..100 {
+        assert_eq!(introduce(&world, PublicKey([number; 32]), 1), Introduced::Request { new: true }, "{number}");
+    }
+    assert_eq!(introduce(&world, PublicKey([200; 32]), 1), Introduced::Dropped);
+}
+
+#[test]
+fn an_invitation_is_remembered_for_a_while_after_it_was_renewed() {
+    let world = World::new();
+    let codes = |world: &World| {
+        let reader = Reader::open(world.state.path()).expect("a reader");
+        let (now, before) = reader.invitations("alice").expect("the store");
+        (now.map(|code| code.0[0]), before.iter().map(|code| code.0[0]).collect::<Vec<_>>())
+    };
+    assert_eq!(codes(&world), (None, vec![]));
+    for code in 1..=3 {
+        let seconds = i64::from(code) * 1000;
+        world.store.put_invitation("alice", &InviteCode([code; 16]), seconds).expect("the store");
+    }
+    assert_eq!(codes(&world), (Some(3), vec![1, 2]));
+    world.store.forget_invitations(3000);
+    world.store.put_invitation("bob", &InviteCode([9; 16]), 1).expect("the store");
+    assert_eq!(codes(&world), (Some(3), vec![2]));
+}
+
+#[test]
+fn introducing_ends_with_the_contact_or_its_answer() {
+    let world = World::new();
+    let id = ToxId::new(PublicKey([7; 32]), [1, 2, 3, 4]);
+    let row = |peer| IntroducingRow {
+        peer,
+        invitation: "toxmail-invite:x".into(),
+        id,
+        text: "hello".into(),
+        days: 2,
+        day: Some(20_000),
+    };
+    let contact = |key| Contact {
+        account: "alice".into(),
+        key,
+        nick: None,
+        tox_id: None,
+        message: None,
+        accepted: false,
+        added: 1000,
+        last_seen: None,
+        relays: 0,
+    };
+    let other = PublicKey([3; 32]);
+    for peer in [PEER, other] {
+        assert_eq!(world.store.put_contact(contact(peer)), Ok(true));
+        world.store.put_introducing("alice", row(peer)).expect("the store");
+    }
+    let reader = Reader::open(world.state.path()).expect("a reader");
+    let read = reader.introducing("alice").expect("the store");
+    assert_eq!(read.iter().map(|row| row.peer).collect::<Vec<_>>(), [PEER, other]);
+    assert_eq!((read[0].id, read[0].days, read[0].day), (id, 2, Some(20_000)));
+    assert_eq!(world.store.remove_contact("alice", other), Ok(true));
+    world.store.end_introducing("alice", PEER, true).expect("the store");
+    assert!(reader.introducing("alice").expect("the store").is_empty());
+    assert!(reader.contacts(Some("alice")).expect("the store")[0].accepted);
 }

@@ -299,6 +299,14 @@ impl Tox {
         unsafe { sys::tox_self_set_nospam(self.raw.as_ptr(), nospam) };
     }
 
+    /// The secret half of our Tox key.
+    pub fn secret_key(&self) -> zeroize::Zeroizing<[u8; 32]> {
+        let mut key = zeroize::Zeroizing::new([0; 32]);
+        // SAFETY: the buffer has TOX_SECRET_KEY_SIZE (32) octets.
+        unsafe { sys::tox_self_get_secret_key(self.raw.as_ptr(), key.as_mut_ptr()) };
+        key
+    }
+
     /// Our own connection to the DHT.
     pub fn connection(&self) -> Connection {
         // SAFETY: the instance is alive.

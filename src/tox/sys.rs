@@ -278,6 +278,9 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn tox_self_get_nospam(tox: *const Tox) -> u32;
 }
+unsafe extern "C" {
+    pub fn tox_self_get_secret_key(tox: *const Tox, secret_key: *mut u8);
+}
 impl Tox_Err_Set_Info {
     pub const TOX_ERR_SET_INFO_OK: Tox_Err_Set_Info = Tox_Err_Set_Info(0);
 }

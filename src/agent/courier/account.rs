@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::clients::{Owner, Visit};
 use super::incoming::Assembling;
+use super::introducing::Introductions;
+use super::invitation::Reception;
 use super::lanes::{Followed, Offered};
-use super::{ClientNumber, Shared, random};
+use super::{ClientNumber, Own, Shared, random};
 use crate::agent::account::Handle as ToxHandle;
 use crate::agent::partial::Partials;
 use crate::agent::relay_client::ClientEvent;
@@ -83,6 +85,10 @@ pub(super) struct Account {
     pub invited: HashMap<PublicKey, i64>,
     /// Contacts that mail may have come for which the outbox has no room.
     pub full: HashSet<PublicKey>,
+    /// Who introduces himself to us.
+    pub reception: Reception,
+    /// To whom we introduce ourselves.
+    pub introductions: Introductions,
     pub partials: Partials,
     /// Whether the relays to be used are to be chosen anew.
     pub choose: bool,
@@ -95,14 +101,8 @@ impl Account {
     ///
     /// # Errors
     /// The store or the state folder cannot be read or written.
-    pub fn load(
-        number: usize,
-        name: String,
-        own: PublicKey,
-        tox: ToxHandle,
-        shared: Arc<Shared>,
-        reader: &Reader,
-    ) -> anyhow::Result<Self> {
+    pub fn load(number: usize, own: Own, shared: Arc<Shared>, reader: &Reader) -> anyhow::Result<Self> {
+        let Own { name, key: own, secret: tox_secret, tox } = own;
         let secret = match reader.mail_secret(&name)? {
             Some(secret) => secret,
             None => {
@@ -135,12 +135,16 @@ impl Account {
             answered: HashSet::new(),
             invited: HashMap::new(),
             full: HashSet::new(),
+            reception: Reception::default(),
+            introductions: Introductions::new(tox_secret),
             choose: true,
             chosen_at: None,
             swept_at: None,
         };
         account.load_lanes(reader)?;
         account.load_parcels(reader)?;
+        account.load_reception(reader)?;
+        account.load_introductions(reader)?;
         Ok(account)
     }
 
@@ -189,6 +193,8 @@ impl Account {
             self.choose_relays(reader, clients)?;
             self.renew_keys()?;
             self.sync_offers()?;
+            self.receive(reader)?;
+            self.introduce(clients)?;
             self.gather_mail(reader)?;
             self.gather_control(reader)?;
             self.find_finished(reader)
@@ -202,16 +208,21 @@ impl Account {
     pub fn close(&mut self) {
         self.owners.values().filter_map(|owner| owner.client.as_ref()).for_each(|client| client.handle.close());
         self.visits.values().for_each(|visit| visit.client.handle.close());
+        self.introductions.close();
     }
 
     /// Whether this client is one of the account's.
     pub fn owns(&self, client: ClientNumber) -> bool {
         self.owners.values().any(|owner| owner.client.as_ref().is_some_and(|c| c.number == client))
             || self.visits.values().any(|visit| visit.client.number == client)
+            || self.introductions.owns(client)
     }
 
     /// A client has something to tell.
-    pub fn on_client(&mut self, client: ClientNumber, event: ClientEvent) {
+    pub fn on_client(&mut self, client: ClientNumber, event: ClientEvent, clients: &mut ClientNumber) {
+        if self.introductions.owns(client) {
+            return self.on_call(client, event, clients);
+        }
         let owner = self.owners.iter().find(|(_, owner)| owner.client.as_ref().is_some_and(|c| c.number == client));
         if let Some((relay, _)) = owner {
             return self.on_owner(*relay, event);
@@ -241,6 +252,7 @@ impl Account {
         self.outbox.handle(self.now(), outbox::Input::LaneGone(peer));
         self.followed.remove(&peer);
         self.parcels.retain(|(of, _), _| *of != peer);
+        self.forget_introduction(peer);
         if let Some(offered) = self.offered.get_mut(&peer) {
             offered.ended = true;
             self.inbox.handle(self.now(), inbox::Input::LaneGone(peer));

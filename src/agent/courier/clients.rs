@@ -151,7 +151,7 @@ impl Account {
         }
     }
 
-    fn opening(&self, relay: Descriptor) -> Opening {
+    pub(super) fn opening(&self, relay: Descriptor) -> Opening {
         let config = self.shared.live.get();
         Opening {
             relay,
@@ -164,7 +164,7 @@ impl Account {
         }
     }
 
-    fn open(&self, opening: Opening, clients: &mut ClientNumber) -> Option<Client> {
+    pub(super) fn open(&self, opening: Opening, clients: &mut ClientNumber) -> Option<Client> {
         *clients += 1;
         let (number, handle) = (*clients, self.shared.handle.clone());
         match relay_client::open(opening, move |event| handle.send(Message::Client(number, event))) {
@@ -187,6 +187,13 @@ impl Account {
     pub(super) fn on_owner(&mut self, relay: RelayKey, event: ClientEvent) {
         let (now, seconds) = (self.now(), self.seconds());
         let short = relay.short();
+        let event = match event {
+            ClientEvent::Session(event) => match self.on_reception(relay, event) {
+                Some(event) => ClientEvent::Session(event),
+                None => return,
+            },
+            event => event,
+        };
         let slots = |account: &Self, ids: &[SlotId]| -> Vec<(PublicKey, Place)> {
             ids.iter().filter_map(|id| account.slot(relay, *id)).collect()
         };
@@ -194,6 +201,7 @@ impl Account {
             ClientEvent::Made(savedata) => {
                 self.shared.store.relay_pseudonym(&self.name, relay, savedata, seconds);
                 self.inbox.handle(now, inbox::Input::Fresh(relay));
+                self.reception.forget(relay);
             }
             ClientEvent::Closed(why) => {
                 log::warn!("{}: relay {short}: {why}", self.name);

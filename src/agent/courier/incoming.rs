@@ -132,7 +132,7 @@ impl Account {
     /// The content of a slot has come: opens it, and keeps what it holds.
     pub(super) fn on_content(&mut self, peer: PublicKey, place: Place, octets: &[u8]) {
         let now = self.now();
-        let (Some(offered), Some(followed)) = (self.offered.get(&peer), self.followed.get(&peer)) else {
+        let (Some(offered), Some(key)) = (self.offered.get(&peer), self.mail_key(&peer)) else {
             // Not known yet by whose key it must be sealed.
             return self.inbox.handle(now, Input::Refused { peer, place, code: Code::Busy });
         };
@@ -140,8 +140,7 @@ impl Account {
             let key = offered.pre_keys.iter().find(|(number, ..)| *number == id)?;
             Some(crate::lane::keys::PreKeySecret::new(&mut key.1.expose().to_owned()))
         };
-        let key = &followed.offer.key;
-        let opened = seal::open(octets, &offered.seed, &place.relay, place.class, place.number, key, &secret);
+        let opened = seal::open(octets, &offered.seed, &place.relay, place.class, place.number, &key, &secret);
         let part = match opened {
             Ok(part) => part,
             Err(error) => {

@@ -123,6 +123,28 @@ impl Account {
         if self.config().is_none_or(|config| config.relays == crate::config::Relays::None) {
             return Ok(());
         }
+        self.make_lane(peer)?;
+        self.say_offer(peer);
+        if let Some(followed) = self.followed.get(&peer) {
+            self.say(peer, SEEN, followed.offer.serial.to_be_bytes().to_vec());
+        }
+        if let Some(relay) = self.offered_relay() {
+            self.say(peer, RELAY, relay.descriptor().octets().to_vec());
+        }
+        let reader = Reader::open(&self.shared.state_dir)?;
+        for receipt in reader.receipts(&self.name)? {
+            if receipt.peer == peer {
+                self.say(peer, ITEMS, receipt.item);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the lane that a contact may write, if there is none.
+    ///
+    /// # Errors
+    /// The store fails or the system has no randomness.
+    pub(super) fn make_lane(&mut self, peer: PublicKey) -> anyhow::Result<()> {
         if self.offered.get(&peer).is_some_and(|offered| offered.ended) {
             // A contact again, before all of the earlier lane was taken back.
             self.shared.store.forget_lanes(&self.name, peer)?;
@@ -147,19 +169,6 @@ impl Account {
             let relays = self.in_use();
             let lane = inbox::Input::Lane { peer, relays, open: OPEN, windows: BTreeMap::new() };
             self.inbox.handle(self.now(), lane);
-        }
-        self.say_offer(peer);
-        if let Some(followed) = self.followed.get(&peer) {
-            self.say(peer, SEEN, followed.offer.serial.to_be_bytes().to_vec());
-        }
-        if let Some(relay) = self.offered_relay() {
-            self.say(peer, RELAY, relay.descriptor().octets().to_vec());
-        }
-        let reader = Reader::open(&self.shared.state_dir)?;
-        for receipt in reader.receipts(&self.name)? {
-            if receipt.peer == peer {
-                self.say(peer, ITEMS, receipt.item);
-            }
         }
         Ok(())
     }
@@ -226,6 +235,12 @@ impl Account {
         offered.pre_keys.retain(|(.., age)| made - age < DESTROY);
         offered.pre_keys.push((id, secret, made));
         Ok(())
+    }
+
+    /// The mail key of a contact: of its offers, or of the invitation that it was found by.
+    pub(super) fn mail_key(&self, peer: &PublicKey) -> Option<MailKey> {
+        let followed = self.followed.get(peer).map(|followed| followed.offer.key);
+        followed.or_else(|| self.introductions.mail_key(peer))
     }
 
     /// Makes new pre-keys where the last is a week old, and destroys those that are 30 days old.
@@ -371,7 +386,7 @@ impl Account {
     /// A contact offers a lane; `direct`: over the link.
     pub(super) fn on_offer(&mut self, peer: PublicKey, octets: &[u8], direct: bool) {
         let before = self.followed.get(&peer).map(|followed| &followed.offer);
-        let pinned = before.map(|offer| offer.key);
+        let pinned = self.mail_key(&peer);
         let offer = match Offer::from_octets(octets, &self.own, pinned.as_ref()) {
             Err(InvalidOffer::OtherKey) if direct => {
                 // The link proves the contact's Tox key, which is what vouched for the first one.

@@ -10,11 +10,12 @@ use crate::agent::relays::Relays;
 use crate::agent::reload::Live;
 use crate::config;
 use crate::control::{Failure, api};
-use crate::identity::tox_id::PublicKey;
+use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::lane::invite::Invitation;
 use crate::lane::keys::RelayKey;
 use crate::relay::descriptor::{Descriptor, Invite};
 use crate::relay::outbox::State;
-use crate::store::{RelayRow, Store};
+use crate::store::{IntroducingRow, RelayRow, Store};
 use crate::telemetry::clock::Clock;
 use crate::tox::Connection;
 
@@ -176,6 +177,32 @@ impl Relays for Desk {
             return Err(Failure::NotFound("that relay is not used: toxctl relay status".into()));
         }
         self.courier.ask(Courier::relays_changed).ok_or_else(stopped)
+    }
+
+    fn invitation(&self, account: usize, id: ToxId, renew: bool) -> Result<Invitation, Failure> {
+        let made = self.courier.ask(move |courier| courier.accounts[account].invitation(id, renew));
+        let none = "no relay of the account has answered yet: toxctl relay use, toxctl relay status";
+        made.ok_or_else(stopped)?.map_err(failed)?.ok_or_else(|| Failure::Conflict(none.into()))
+    }
+
+    fn introduce(&self, account: usize, id: ToxId, text: String, to: &Invitation) -> Result<(), Failure> {
+        let config = self.live.get();
+        let Some(wanted) = config.accounts.get(account) else { return Err(stopped()) };
+        if wanted.relays == config::Relays::None {
+            let text = "a friend request is sent, but no introduction: the account has relays = \"none\"";
+            return Err(Failure::Conflict(text.into()));
+        }
+        let row = || IntroducingRow {
+            peer: to.id.key(),
+            invitation: to.to_string(),
+            id,
+            text: text.clone(),
+            days: 0,
+            day: None,
+        };
+        self.store.put_introducing(&wanted.name, row()).map_err(failed)?;
+        let row = row();
+        self.courier.ask(move |courier| courier.accounts[account].begin_introducing(row)).ok_or_else(stopped)
     }
 
     fn invite(&self, quota: Option<u64>) -> Result<api::Invited, Failure> {

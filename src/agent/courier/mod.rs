@@ -3,11 +3,14 @@
 //!
 //! It owns the lanes, the clients of relays, and the parcels on their way; the accounts' threads tell it whose link is up and
 //! what contacts say about lanes, and put into mailboxes what it has fetched. `account` is what it knows of one account,
-//! `lanes` the lanes and the words about them, `outgoing` and `incoming` the two directions, `clients` the relays themselves.
+//! `lanes` the lanes and the words about them, `outgoing` and `incoming` the two directions, `clients` the relays themselves;
+//! `invitation` lets strangers introduce themselves, `introducing` does so to others.
 
 mod account;
 mod clients;
 mod incoming;
+mod introducing;
+mod invitation;
 mod lanes;
 mod manage;
 mod outgoing;
@@ -27,6 +30,7 @@ use super::relay_role::RelayHandle;
 use super::reload::Live;
 use crate::engine::transfer::{MailId, Outcome};
 use crate::identity::tox_id::PublicKey;
+use crate::lane::keys::ToxSecret;
 use crate::store::{Reader, Store};
 use crate::telemetry::clock::Clock;
 
@@ -50,6 +54,8 @@ enum Message {
     Answered(usize, PublicKey, MailId, Vec<(u32, Outcome)>),
     /// What a parcel told is in the store, durably.
     Settled(usize, PublicKey, MailId),
+    /// The work for an introduction to this contact on this day is done, or was in vain.
+    Stamped(usize, PublicKey, u64, Option<u64>),
     /// Something that the manager wants.
     Ask(Box<dyn FnOnce(&mut Courier) + Send>),
     /// End.
@@ -122,6 +128,20 @@ pub(super) struct Shared {
     pub handle: Handle,
     /// The relay that this agent is.
     pub relay: Option<Arc<RelayHandle>>,
+    /// Who looks at new requests: account and key.
+    pub asked: tokio::sync::mpsc::Sender<(usize, PublicKey)>,
+}
+
+/// One account, for [`start`].
+pub struct Own {
+    /// Its name.
+    pub name: String,
+    /// Its Tox key.
+    pub key: PublicKey,
+    /// The secret half of that.
+    pub secret: ToxSecret,
+    /// Its thread.
+    pub tox: tox_account::Handle,
 }
 
 /// The thread's own things.
@@ -139,7 +159,7 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     Ok(octets)
 }
 
-/// Starts the thread. `accounts`: name, Tox key and thread of each account in turn.
+/// Starts the thread, for these accounts in turn. `asked` hears of new requests: account and key.
 ///
 /// # Errors
 /// The store cannot be read or the system has no thread.
@@ -152,13 +172,14 @@ pub fn start(
     live: Arc<Live>,
     state_dir: PathBuf,
     relay: Option<Arc<RelayHandle>>,
-    accounts: Vec<(String, PublicKey, tox_account::Handle)>,
+    asked: tokio::sync::mpsc::Sender<(usize, PublicKey)>,
+    accounts: Vec<Own>,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let reader = Reader::open(&state_dir)?;
-    let shared = Arc::new(Shared { store, clock, live, state_dir, handle, relay });
+    let shared = Arc::new(Shared { store, clock, live, state_dir, handle, relay, asked });
     let mut own = Vec::with_capacity(accounts.len());
-    for (number, (name, key, tox)) in accounts.into_iter().enumerate() {
-        own.push(Account::load(number, name, key, tox, shared.clone(), &reader)?);
+    for (number, account) in accounts.into_iter().enumerate() {
+        own.push(Account::load(number, account, shared.clone(), &reader)?);
     }
     let mut courier = Courier { shared, reader, accounts: own, next_client: 0 };
     Ok(std::thread::Builder::new().name("courier".into()).spawn(move || courier.run(&inbox.0))?)
@@ -209,7 +230,7 @@ impl Courier {
             Message::Client(client, event) => {
                 for account in &mut self.accounts {
                     if account.owns(client) {
-                        account.on_client(client, event);
+                        account.on_client(client, event, &mut self.next_client);
                         break;
                     }
                 }
@@ -218,6 +239,9 @@ impl Courier {
                 self.accounts[account].on_answered(peer, parcel, &answers);
             }
             Message::Settled(account, peer, parcel) => self.accounts[account].settle(peer, parcel),
+            Message::Stamped(account, peer, day, stamp) => {
+                self.accounts[account].on_stamp(peer, day, stamp, &mut self.next_client);
+            }
             Message::Ask(question) => question(self),
             Message::Stop => return false,
         }

@@ -101,6 +101,9 @@ impl Backend for Fake {
     fn forget_relay(&self, account: Option<&str>, relay: &str) -> Result<(), Failure> {
         Err(Failure::NotFound(format!("{account:?} {relay}")))
     }
+    fn invitation(&self, what: AskInvitation) -> Result<Invitation, Failure> {
+        Err(Failure::Conflict(format!("{:?} {}", what.account, what.renew)))
+    }
     fn invite(&self, what: NewInvite) -> Result<Invited, Failure> {
         Ok(Invited { text: "toxmail-relay:x:y".into(), quota: what.quota.unwrap_or(5) })
     }

@@ -1,0 +1,140 @@
+"""First contact between people who are never online together: real agents, real relays, a private Tox network.
+
+python3 -m unittest discover -s tests/e2e -p test_invitation.py      # TOXMAIL_BIN=DIR for programs elsewhere
+"""
+
+import sqlite3
+from contextlib import closing
+from typing import ClassVar
+
+from rig.agent import Agent
+from rig.relay import Relay, store, wait_at_relays, wait_owner
+from rig.wait import wait_for
+from test_agent import KIB
+from test_relays import PATIENCE, RelayCase
+
+WORDS = "It is Gina, from the choir"
+
+
+class InvitationTest(RelayCase):
+    """hugo has two relays and an invitation; gina, who has never met him, has one of them, and read that."""
+
+    relays: ClassVar[list[Relay]]
+    gina: ClassVar[Agent]
+    hugo: ClassVar[Agent]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.relays = [cls.relay(f"relay{number}") for number in (1, 2)]
+        cls.hugo = cls.person("hugo")
+        cls.use(cls.hugo, cls.relays)
+        wait_for("two relays in the invitation", cls.invited_by_both, PATIENCE)
+
+    @classmethod
+    def invited_by_both(cls) -> bool:
+        """Whether both relays have answered hugo."""
+        used = cls.hugo.json("relay", "status")["used"]
+        return len(used) == 2 and all(relay["reachable"] for relay in used)
+
+    def opened(self, relay: Relay) -> bool:
+        """Whether strangers may fill slots of hugo's at the relay; he has no contacts, so there are no others."""
+        return sum(int(owner["slots"]) for owner in relay.json("relay", "owners")) > 0
+
+    def test_strangers_become_contacts_and_never_meet(self) -> None:
+        invitation = self.hugo.json("invitation", "show")
+        self.assertEqual(invitation["relays"], 2)
+        self.assertTrue(invitation["text"].startswith("toxmail-invite:"))
+        self.assertEqual(self.hugo.json("invitation", "show"), invitation)
+        for relay in self.relays:
+            wait_for(f"open slots at {relay.name}", lambda relay=relay: self.opened(relay), PATIENCE)
+        self.hugo.stop()
+
+        gina = self.person("gina")
+        self.use(gina, self.relays[1:])
+        gina.ctl("contact", "add", invitation["text"], "--nick", "hugo", "--message", WORDS)
+        queue_id, content = self.send(gina, self.hugo, 4 * KIB)
+        wait_for("introduction at both relays", lambda: " waits at 2 relays" in gina.log, PATIENCE)
+        for relay in self.relays:
+            self.assertEqual([path.stat().st_size for path in relay.contents()], [16 * KIB])
+        self.assertEqual(gina.json("contact", "list")[0]["state"], "pending")
+        key = gina.key
+        gina.stop()
+
+        self.hugo.start()
+        request = self.hugo.wait_request(key, PATIENCE)
+        self.assertEqual((request["message"], request["claim"]), (WORDS, "gina@tox.example"))
+        for relay in self.relays:
+            relay.wait_empty(PATIENCE)
+        self.assertEqual(self.hugo.json("contact", "list"), [])
+        self.assertEqual(list((self.hugo.maildir / "new").iterdir()), [])
+        self.hugo.ctl("request", "accept", key, "--nick", "gina")
+        wait_owner(self.hugo, [relay.relay_key for relay in self.relays], PATIENCE)
+        wait_for("answer at gina's relay", self.answered, PATIENCE)
+        self.hugo.stop()
+
+        gina.start()
+        wait_at_relays(gina, queue_id, 2, PATIENCE)
+        contact = gina.json("contact", "list")[0]
+        self.assertEqual((contact["state"], contact["relays"]), ("accepted", 2))
+        gina.stop()
+
+        self.hugo.start()
+        self.arrives(self.hugo, content)
+        wait_for("receipt at gina's relay", self.receipted, PATIENCE)
+        self.hugo.stop()
+
+        gina.start()
+        self.assert_nothing_waits(gina)
+        self.assertRegex(gina.log, rf"{queue_id}: to=<hugo@.*status=sent")
+        for agent in (gina, self.hugo):
+            self.assertNotIn("is online", agent.log)
+            self.assertNotIn("panicked", agent.log)
+
+    def answered(self) -> bool:
+        """Whether an offer with both of hugo's relays lies at a relay for gina."""
+        keys = [bytes.fromhex(relay.relay_key) for relay in self.relays]
+        with closing(store(self.hugo)) as tables:
+            heads = tables.execute("SELECT head FROM parcel WHERE copies > 0").fetchall()
+        return any(all(key in head for key in keys) for (head,) in heads)
+
+    def receipted(self) -> bool:
+        """Whether a receipt lies at a relay for gina."""
+        sql = "SELECT count(*) FROM receipt r JOIN parcel p ON p.id = r.parcel WHERE p.copies > 0"
+        with closing(store(self.hugo)) as tables:
+            return bool(tables.execute(sql).fetchone()[0])
+
+
+class RenewedTest(RelayCase):
+    """hugo has told his invitation, and makes another one."""
+
+    def test_an_old_invitation_leads_nowhere(self) -> None:
+        relay = self.relay("relay")
+        hugo = self.person("hugo")
+        self.use(hugo, [relay])
+        wait_for("relay", lambda: all(used["reachable"] for used in hugo.json("relay", "status")["used"]), PATIENCE)
+        old = hugo.json("invitation", "show")["text"]
+        wait_for("open slots", lambda: relay.json("relay", "owners")[0]["slots"] > 0, PATIENCE)
+        before = self.slots(relay)
+        new = hugo.json("invitation", "renew")["text"]
+        self.assertNotEqual(old, new)
+        # Registered are as many of the new one, and none of the old one.
+        wait_for("other slots", lambda: self.are_others(self.slots(relay), before), PATIENCE)
+        hugo.stop()
+        erin = self.person("erin")
+        erin.ctl("contact", "add", new, "--nick", "hugo")
+        wait_for("introduction of erin", lambda: " waits at 1 relays" in erin.log, PATIENCE)
+        self.assertEqual(len(relay.contents()), 1)
+
+    @staticmethod
+    def slots(relay: Relay) -> set[bytes]:
+        """The slots that are registered at the relay."""
+        relay.require_alive()
+        file = f"file:{relay.relay_state}/relay.sqlite?mode=ro"
+        with closing(sqlite3.connect(file, uri=True)) as tables:
+            return {slot for (slot,) in tables.execute("SELECT id FROM slot")}
+
+    @staticmethod
+    def are_others(now: set[bytes], before: set[bytes]) -> bool:
+        """Whether there are as many as before, and none of those."""
+        return len(now) == len(before) and not now & before
