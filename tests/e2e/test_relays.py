@@ -380,11 +380,16 @@ class MaliciousRelayTest(BadRelaysCase):
                 refused = f"relay {relay.relay_key[:16]} refuses"
                 wait_for(f"{mode} found out", lambda refused=refused: refused in self.alice.log, PATIENCE)
             elif mode not in self.SHUNNED:
-                key = relay.relay_key
-                wait_for(f"copies at {mode}", lambda key=key: relays_used(self.alice)[key]["mails"] == 2, PATIENCE)
+                wait_for(f"copies at {mode}", lambda relay=relay: self.copies(relay) == 2, PATIENCE)
         self.check_arrival(sent, [good])
         for relay in bad.values():
             relay.process.require_alive()
+
+
+    def copies(self, relay: BadRelay) -> int:
+        """Of how many mails there is a copy at the relay, as alice sees it."""
+        used = relays_used(self.alice).get(relay.relay_key)
+        return int(used["mails"]) if used is not None else 0
 
 
 class RelayKilledTest(RelayCase):
