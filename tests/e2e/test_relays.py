@@ -385,7 +385,6 @@ class MaliciousRelayTest(BadRelaysCase):
         for relay in bad.values():
             relay.process.require_alive()
 
-
     def copies(self, relay: BadRelay) -> int:
         """Of how many mails there is a copy at the relay, as alice sees it."""
         used = relays_used(self.alice).get(relay.relay_key)
