@@ -174,6 +174,14 @@ class NeverTogetherTest(RelayCase):
             states = dict(database.execute("SELECT state, count(*) FROM deposit GROUP BY state").fetchall())
         return 0 not in states and states.get(1, 0) >= 2
 
+    def bob_has_told(self, relay: Relay) -> bool:
+        """Whether bob offers this relay, and all that he has to say about it lies at anna's relays, as he knows."""
+        key = bytes.fromhex(relay.relay_key)
+        with closing(store(self.bob)) as database:
+            offered = database.execute("SELECT relays FROM lane_in").fetchall()
+            waits = database.execute("SELECT count(*) FROM parcel WHERE copies IS NULL AND finished = 0").fetchone()[0]
+        return all(key in relays for (relays,) in offered) and waits == 0 and self.bob_knows_two_copies()
+
     def only_annas_relays_hold_something(self) -> bool:
         """Whether the relay that is only bob's is empty, and the others have one thing each."""
         return [len(relay.contents()) for relay in self.relays] == [0, 1, 1]
@@ -212,8 +220,7 @@ class NeverTogetherTest(RelayCase):
         old = self.relays[0]
         self.bob.ctl("relay", "use", "--remove", old.text)
         self.use(self.bob, [new])
-        wait_for("word at anna's relays", self.only_annas_relays_hold_something, PATIENCE)
-        wait_for("bob's hearing that it lies there", self.bob_knows_two_copies, PATIENCE)
+        wait_for("word of the new relay at anna's", lambda: self.bob_has_told(new), PATIENCE)
         self.stop(self.bob)
         self.start(self.anna)
         for relay in self.relays:
@@ -380,11 +387,15 @@ class MaliciousRelayTest(BadRelaysCase):
                 refused = f"relay {relay.relay_key[:16]} refuses"
                 wait_for(f"{mode} found out", lambda refused=refused: refused in self.alice.log, PATIENCE)
             elif mode not in self.SHUNNED:
-                key = relay.relay_key
-                wait_for(f"copies at {mode}", lambda key=key: relays_used(self.alice)[key]["mails"] == 2, PATIENCE)
+                wait_for(f"copies at {mode}", lambda relay=relay: self.copies(relay) == 2, PATIENCE)
         self.check_arrival(sent, [good])
         for relay in bad.values():
             relay.process.require_alive()
+
+    def copies(self, relay: BadRelay) -> int:
+        """Of how many mails there is a copy at the relay, as alice sees it."""
+        used = relays_used(self.alice).get(relay.relay_key)
+        return int(used["mails"]) if used is not None else 0
 
 
 class RelayKilledTest(RelayCase):
