@@ -18,7 +18,7 @@ pub(super) enum RelayCommand {
     Status,
     /// Make an invite: whoever has it may have mail wait at this relay, one agent for each invite
     Invite {
-        /// The most that may wait for him, as in "200 MiB"; owner_quota of [relay] without it
+        /// The most that may wait for him, as in "200 MiB"; relay.owner_quota without it
         #[arg(long, value_name = "SIZE", value_parser = units::size)]
         quota: Option<u64>,
     },

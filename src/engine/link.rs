@@ -116,7 +116,7 @@ pub enum Input<'a> {
         peer: PublicKey,
         /// What kind.
         kind: u64,
-        /// Its octets, at most [`MAX_WORD`](super::wire::MAX_WORD).
+        /// Its octets, at most [`MAX_WORD`].
         octets: Vec<u8>,
     },
     /// Whether this peer is not to be let in, and is told so whenever it is online.
@@ -258,7 +258,7 @@ pub enum Action {
         peer: PublicKey,
         /// What kind.
         kind: u64,
-        /// Its octets, at most [`MAX_WORD`](super::wire::MAX_WORD).
+        /// Its octets, at most [`MAX_WORD`].
         octets: Vec<u8>,
     },
     /// Something about a peer that the operator should know; already limited to one a peer and minute.
