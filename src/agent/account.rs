@@ -1,5 +1,8 @@
 //! One thread per account: it owns the Tox instance and the engine, and lets each hear what the other says.
 
+mod refused;
+mod relayed;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
@@ -21,13 +24,15 @@ use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
 use crate::engine::request;
 use crate::engine::rules::Rules;
-use crate::engine::transfer::{Delivery, MailId, Outcome};
-use crate::engine::wire::{Offer, Session};
+use crate::engine::transfer::MailId;
+use crate::engine::wire::Session;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::mail::status::Refusal;
-use crate::store::{Answer, Contact, DECLINE_AGE, Reader, Request, Store, Work};
+use crate::store::{Answer, Contact, Reader, Request, Store, Work};
 use crate::telemetry::clock::Clock;
 use crate::tox::{Connection, Event, FriendNumber, Tox, savedata};
+
+pub use relayed::Relayed;
 
 /// How often a request goes out again to a contact that has not answered; toxcore's own resends back off to 10 minutes.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
@@ -86,20 +91,6 @@ pub enum Command {
     /// Say goodbye and end.
     Stop,
 }
-
-/// A mail of a contact that came by relays.
-pub struct Relayed {
-    /// Its envelope and body. Its recipients are those that the contact named; which mailboxes are theirs is for the account
-    /// to say.
-    pub mail: Delivery,
-    /// Octets of the encoded body.
-    pub wire_size: u64,
-    /// Is told what became of each recipient by its number; what is not permanent may be tried again.
-    pub done: Box<dyn FnOnce(Answers) + Send>,
-}
-
-/// What became of each recipient of a mail, by its number.
-pub type Answers = Vec<(u32, Outcome)>;
 
 /// What the thread shows to others.
 #[derive(Debug, Clone)]
@@ -396,46 +387,6 @@ impl AccountThread {
     /// Seconds of the wall clock.
     fn seconds(&self) -> i64 {
         self.shared.clock.wall_ms() / 1000
-    }
-
-    /// Who was refused and is to be told now: a few, the last ones first, and none for ever. Nothing where the store fails.
-    fn refused(&self) -> Option<Vec<PublicKey>> {
-        match self.reader.declining(&self.name, self.seconds() - DECLINE_AGE) {
-            Ok(refused) => Some(refused),
-            Err(error) => {
-                log::error!("{}: cannot read who was refused: {error}", self.name);
-                None
-            }
-        }
-    }
-
-    /// Makes those who were refused friends in toxcore's eyes, so that they can be told, and forgets those who have been,
-    /// or will not be.
-    fn tell_refused(&mut self, actions: &mut Vec<Action>) {
-        let Some(refused) = self.refused() else { return };
-        let before = self.declining.len();
-        let done: Vec<PublicKey> = self.declining.iter().filter(|key| !refused.contains(key)).copied().collect();
-        done.iter().for_each(|key| self.forget(key, actions));
-        let mut changed = before != self.declining.len();
-        for key in refused {
-            // Who is a friend already is told already, or is a contact by now.
-            if self.friends.contains_key(&key) {
-                continue;
-            }
-            match self.tox.add_known_friend(&key) {
-                Ok(number) => self.know(number, key),
-                Err(error) => {
-                    log::error!("{}: cannot tell {key} that it is refused: {error}", self.name);
-                    continue;
-                }
-            }
-            self.declining.insert(key);
-            self.engine.handle(self.now(), Input::Decline(key, true), actions);
-            changed = true;
-        }
-        if changed {
-            self.save();
-        }
     }
 
     fn know(&mut self, number: FriendNumber, key: PublicKey) {
@@ -850,76 +801,6 @@ impl AccountThread {
             Action::Lane { peer, kind, octets } => self.shared.courier.word(self.number, peer, kind, octets),
             Action::Note { peer, text } => log::warn!("{}: contact {}: {text}", self.name, self.who(&peer)),
         }
-    }
-
-    /// Puts a mail that came by relays into its mailboxes, under the same rules and records as one that came by the link.
-    fn take_relayed(&mut self, relayed: Relayed) {
-        let Relayed { mut mail, wire_size, done } = relayed;
-        let (peer, id) = (mail.peer, mail.id);
-        let all = |refusal: Refusal| {
-            mail.recipients.iter().map(|(index, ..)| (*index, Outcome::Refused(refusal.clone()))).collect::<Vec<_>>()
-        };
-        let contact = self.friends.contains_key(&peer) && !self.declining.contains(&peer);
-        if !contact || self.shared.directory.is_blocked(self.number, &peer) {
-            return done(all(Refusal::permanent(7, 1, "the recipient does not want to exchange mail with you")));
-        }
-        let offer = Offer {
-            stream: 0,
-            id,
-            size: mail.size,
-            wire_size,
-            digest: mail.digest,
-            encoding: mail.encoding.number(),
-            sender: &mail.sender,
-            recipients: u32::try_from(mail.recipients.len()).unwrap_or(u32::MAX),
-            deadline: 0,
-        };
-        if let Some(refusal) = self.engine.rules().refuses(&offer).or_else(|| self.engine.storage().cloned()) {
-            return done(all(refusal));
-        }
-        let later = Refusal::temporary(3, 2, "the same mail is being delivered");
-        let accounts = self.shared.directory.accounts();
-        let mailboxes = &accounts[self.number].mailboxes;
-        let mut answers = Vec::new();
-        let mut ours = Vec::new();
-        for (index, address, _) in std::mem::take(&mut mail.recipients) {
-            let Some(mailbox) = self.engine.rules().mailbox(&address) else {
-                let text = format!("<{address}> is not an address of this agent");
-                answers.push((index, Outcome::Refused(Refusal::permanent(1, 1, text))));
-                continue;
-            };
-            let relayed = self.engine.rules().relays.contains(&mailbox);
-            match self.reader.received(&self.name, &peer, &id, &mailboxes[mailbox].name) {
-                Ok(Some(true)) => answers.push((index, Outcome::Stored { duplicate: true, relayed })),
-                Ok(Some(false)) => answers.push((index, Outcome::Refused(later.clone()))),
-                Ok(None) => ours.push((index, address, mailbox, relayed)),
-                Err(error) => {
-                    log::error!("{}: cannot look up received mail: {error}", self.name);
-                    let refusal = Refusal::temporary(3, 0, "the recipient's mail store does not answer");
-                    answers.push((index, Outcome::Refused(refusal)));
-                }
-            }
-        }
-        if ours.is_empty() {
-            return done(answers);
-        }
-        if !self.engine.claim(peer, id) {
-            answers.extend(ours.iter().map(|(index, ..)| (*index, Outcome::Refused(later.clone()))));
-            return done(answers);
-        }
-        let to_server: HashSet<u32> = ours.iter().filter(|(.., relayed)| *relayed).map(|(index, ..)| *index).collect();
-        mail.recipients = ours.into_iter().map(|(index, address, mailbox, _)| (index, address, mailbox)).collect();
-        let handle = self.handle.clone();
-        self.shared.pool.deliver(self.number, mail, move |results| {
-            answers.extend(results.iter().map(|(index, result)| {
-                let relayed = to_server.contains(index);
-                let outcome =
-                    result.clone().map_or_else(Outcome::Refused, |()| Outcome::Stored { duplicate: false, relayed });
-                (*index, outcome)
-            }));
-            handle.send(Command::Delivered(peer, id, results));
-            done(answers);
-        });
     }
 
     fn read_body(
