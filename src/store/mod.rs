@@ -16,8 +16,10 @@ mod introductions;
 mod lanes;
 mod names;
 mod outcome;
+mod parcels;
 mod queue;
 mod received;
+mod relays;
 mod schema;
 mod writer;
 
@@ -29,14 +31,14 @@ pub use contacts::{Answer, Contact, DECLINE_AGE, Request};
 pub use dispatch::Work;
 pub use hold::Touched;
 pub use introductions::{Introduced, IntroducingRow};
-pub use lanes::{
-    Deposit, LaneIn, LaneOut, Parcel, ParcelBody, PreKey, RENEW, Receipt, RelayRow, SlotNext, SlotWindow, Waiting,
-};
+pub use lanes::{LaneIn, LaneOut, PreKey, RENEW, SlotWindow};
 pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled};
+pub use parcels::{Deposit, Parcel, ParcelBody, Receipt, SlotNext, Waiting};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,
     Report, Times,
 };
 pub use received::{Received, Unpublished};
+pub use relays::RelayRow;
 pub use schema::Reader;
 pub use writer::{Event, Store, StoreError};

@@ -123,7 +123,7 @@ impl Store {
             move |session| {
                 let mut update = session.connection.prepare_cached(update)?;
                 mails.iter().try_for_each(|(peer, id)| update.execute(params![account, peer.0, id.0]).map(|_| ()))?;
-                super::lanes::receipts_heard(session.connection, &account, &mails)
+                super::parcels::receipts_heard(session.connection, &account, &mails)
             },
             |_| {},
         );

@@ -111,7 +111,9 @@ impl Account {
             }
             let after = self.in_use();
             if before != after {
-                let peers: Vec<PublicKey> = self.offered.keys().copied().collect();
+                // A lane that is being taken back would begin anew.
+                let live = self.offered.iter().filter(|(_, offered)| !offered.ended);
+                let peers: Vec<PublicKey> = live.map(|(peer, _)| *peer).collect();
                 for peer in peers {
                     let lane = inbox::Input::Lane {
                         peer,

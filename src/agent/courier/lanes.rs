@@ -52,6 +52,14 @@ pub(super) struct Followed {
     pub offer: Offer,
 }
 
+impl Followed {
+    /// Whether mail may be sealed for it: it names relays, and the contact has the secret to open it, at this time in seconds
+    /// of the wall clock.
+    pub fn is_open(&self, now: i64) -> bool {
+        !self.offer.relays.is_empty() && u64::try_from(now).unwrap_or(0) < self.offer.pre_key.not_after
+    }
+}
+
 impl Account {
     /// Takes the lanes over from the store.
     ///
@@ -409,7 +417,7 @@ impl Account {
             }
             return;
         }
-        let other_seed = before.is_some_and(|before| before.seed.expose() != offer.seed.expose());
+        let known = before.is_some();
         let lane = LaneOut {
             peer,
             key: offer.key,
@@ -417,12 +425,13 @@ impl Account {
             relays: u32::try_from(offer.relays.len()).unwrap_or(u32::MAX),
             offer: octets.to_vec(),
         };
-        let kept = self.shared.store.put_lane_out(&self.name, lane, self.seconds());
+        let anew = before.is_none_or(|before| before.seed.expose() != offer.seed.expose());
+        let kept = self.shared.store.put_lane_out(&self.name, lane, anew, self.seconds());
         if let Err(error) = kept {
             return log::error!("{}: cannot keep the lane of {peer}: {error}", self.name);
         }
         let now = self.now();
-        if other_seed {
+        if known && anew {
             self.outbox.handle(now, outbox::Input::LaneGone(peer));
         }
         let relays: Vec<RelayKey> = offer.relays.iter().map(|relay| relay.key).collect();

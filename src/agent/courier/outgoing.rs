@@ -64,6 +64,7 @@ impl Account {
     /// # Errors
     /// The store fails.
     pub(super) fn gather_mail(&mut self, reader: &Reader) -> anyhow::Result<()> {
+        let seconds = self.seconds();
         let again: Vec<PublicKey> = self.full.drain().collect();
         if !again.is_empty() {
             for parcel in reader.parcels(&self.name)? {
@@ -75,7 +76,7 @@ impl Account {
         let peers: Vec<PublicKey> = self
             .followed
             .iter()
-            .filter(|(peer, followed)| !followed.offer.relays.is_empty() && !self.online.contains(*peer))
+            .filter(|(peer, followed)| followed.is_open(seconds) && !self.online.contains(*peer))
             .map(|(peer, _)| *peer)
             .filter(|peer| self.outbox.takes(peer))
             .collect();
@@ -123,14 +124,14 @@ impl Account {
     /// The store fails or the system has no randomness.
     pub(super) fn gather_control(&mut self, reader: &Reader) -> anyhow::Result<()> {
         let Some(config) = self.config() else { return Ok(()) };
-        let now = self.shared.clock.queue_ms();
+        let (now, seconds) = (self.shared.clock.queue_ms(), self.seconds());
         let delay = i64::try_from(config.receipt_delay.as_millis()).unwrap_or(i64::MAX);
         let receipts: Vec<_> =
             reader.receipts(&self.name)?.into_iter().filter(|receipt| receipt.parcel.is_none()).collect();
         let reachable: Vec<PublicKey> = self
             .followed
             .iter()
-            .filter(|(peer, followed)| !followed.offer.relays.is_empty() && !self.online.contains(*peer))
+            .filter(|(peer, followed)| followed.is_open(seconds) && !self.online.contains(*peer))
             .map(|(peer, _)| *peer)
             .collect();
         for peer in reachable {
@@ -310,6 +311,10 @@ impl Account {
         let octets = content(&self.shared.state_dir, reader, &parcel, &range)?;
         let part = Part { parcel: id, part: number, parts: count, total: parcel.octets, offset: range.start, octets };
         let followed = self.followed.get(&peer).context("the contact offers no lane")?;
+        anyhow::ensure!(
+            followed.is_open(self.seconds()),
+            "the contact has not been heard of for too long: its key is too old"
+        );
         let inner = seal::seal(&self.secret, &followed.offer.pre_key, &part, class);
         let blob = seal::wrap(&inner, &followed.offer.seed, &place.relay, place.number);
         let slot = followed.offer.seed.slot(&place.relay, place.class, place.number);

@@ -1,0 +1,229 @@
+//! What mail by relays and introductions need of the store.
+
+use super::*;
+use crate::lane::keys::{Class, InviteCode, PreKeySecret, RelayKey};
+use crate::relay::outbox::State;
+use crate::relay::place::Place;
+
+/// A parcel of the mail that waits under this transfer.
+fn parcel_of(waiting: &Waiting) -> Parcel {
+    Parcel {
+        peer: PEER,
+        id: waiting.id,
+        mail: Some(waiting.mail),
+        head: vec![1, 2, 3],
+        octets: 3 + waiting.wire_size,
+        queued: waiting.arrived,
+        expires: waiting.expires,
+        at_relays: None,
+        finished: false,
+    }
+}
+
+#[test]
+fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    let reader = world.reader();
+    let waiting = reader.waiting("alice", &PEER, 10).expect("read");
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0].recipients.len(), 1);
+    world.store.put_parcel("alice", parcel_of(&waiting[0]), Vec::new()).expect("kept");
+    assert!(reader.waiting("alice", &PEER, 10).expect("read").is_empty(), "it is a parcel by now");
+    assert_eq!(reader.parcels_without_mail("alice").expect("read"), []);
+
+    let place = Place { relay: RelayKey([7; 32]), class: Class::K16, number: 4 };
+    let deposit = |state| Deposit { peer: PEER, parcel: waiting[0].id, part: 0, place, state };
+    world.store.put_deposits("alice", vec![deposit(State::Chosen)]).expect("kept");
+    world.store.put_deposits("alice", vec![deposit(State::Stored { until: 99 })]).expect("kept");
+    assert_eq!(reader.deposits("alice").expect("read"), [deposit(State::Stored { until: 99 })]);
+    assert_eq!(reader.slot_numbers("alice").expect("read")[0].next, 5, "a number is never used twice");
+    world.store.at_relays("alice", PEER, waiting[0].id, 2);
+    world.settled();
+    let shown = |reader: &Reader| reader.queue(None, "", 10).expect("read")[0].at_relays;
+    assert_eq!(shown(&reader).map(|at| at.0), Some(2));
+    world.store.at_relays("alice", PEER, waiting[0].id, 0);
+    world.settled();
+    assert_eq!(shown(&reader), None, "no longer enough of them");
+
+    // The same mail for one recipient more is another transfer: the parcel cannot be changed.
+    world.enqueue(Some("M1"), b"one", &["work@tox.alt"]);
+    let more = reader.waiting("alice", &PEER, 10).expect("read");
+    assert_eq!(more.len(), 1);
+    assert_ne!(more[0].id, waiting[0].id);
+
+    // The receipt comes by the relays, without a link.
+    world.store.outcome(PEER, waiting[0].id, 0, Outcome::Stored { duplicate: false, relayed: false });
+    world.settled();
+    assert_eq!(reader.parcels_without_mail("alice").expect("read"), [(PEER, waiting[0].id)]);
+    world.store.finish_parcels("alice", vec![(PEER, waiting[0].id)]);
+    world.store.forget_parcel("alice", PEER, waiting[0].id);
+    world.settled();
+    assert!(reader.parcels("alice").expect("read").is_empty() && reader.deposits("alice").expect("read").is_empty());
+    assert_eq!(reader.slot_numbers("alice").expect("read")[0].next, 5);
+}
+
+#[test]
+fn a_receipt_is_owed_until_the_sender_is_done() {
+    let world = World::new();
+    let receipt = Receipt { peer: PEER, transfer: MailId([1; 16]), number: 0, item: vec![9], made: 5, parcel: None };
+    world.store.put_receipts("alice", vec![receipt.clone()]).expect("kept");
+    let reader = world.reader();
+    assert_eq!(reader.receipts("alice").expect("read"), [receipt]);
+    let parcel = Parcel {
+        peer: PEER,
+        id: MailId([8; 16]),
+        mail: None,
+        head: vec![1],
+        octets: 1,
+        queued: 5,
+        expires: 50,
+        at_relays: None,
+        finished: false,
+    };
+    world.store.put_parcel("alice", parcel, vec![(MailId([1; 16]), 0)]).expect("kept");
+    assert_eq!(reader.receipts("alice").expect("read")[0].parcel, Some(MailId([8; 16])));
+    assert_eq!(reader.parcels_without_receipt("alice").expect("read"), []);
+    world.store.forget("alice", vec![(PEER, MailId([1; 16]))]);
+    world.settled();
+    assert_eq!(reader.receipts("alice").expect("read"), []);
+    assert_eq!(reader.parcels_without_receipt("alice").expect("read"), [(PEER, MailId([8; 16]))]);
+}
+
+#[test]
+fn the_keys_of_a_lane_are_overwritten_before_they_are_deleted() {
+    let world = World::new();
+    let key = |id, made, octet| PreKey { peer: PEER, id, secret: PreKeySecret::new(&mut [octet; 32]), made };
+    world.store.put_pre_key("alice", &key(1, 100, 0xA1), 0).expect("kept");
+    world.store.put_pre_key("alice", &key(2, 200, 0xA2), 150).expect("kept");
+    let reader = world.reader();
+    let ids: Vec<u32> = reader.pre_keys("alice").expect("read").iter().map(|key| key.id).collect();
+    assert_eq!(ids, [2]);
+    drop(reader);
+    let database = rusqlite::Connection::open(world.state.path().join("queue.sqlite")).expect("open");
+    database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpoint");
+    let octets = std::fs::read(world.state.path().join("queue.sqlite")).expect("read");
+    let found = |octet: u8| octets.windows(32).any(|window| window == [octet; 32]);
+    assert!(!found(0xA1) && found(0xA2));
+}
+
+fn introduction(key: PublicKey, words: &str) -> Request {
+    Request {
+        account: "alice".into(),
+        key,
+        message: words.into(),
+        received: 1000,
+        answer: Answer::Open,
+        claim: None,
+        verified: None,
+    }
+}
+
+fn introduce(world: &World, key: PublicKey, offer: u8) -> Introduced {
+    let offer = zeroize::Zeroizing::new(vec![offer; 3]);
+    world.store.put_introduction(introduction(key, "hello"), offer).expect("the store")
+}
+
+fn introduced(world: &World) -> Vec<(PublicKey, Vec<u8>)> {
+    let reader = Reader::open(world.state.path()).expect("a reader");
+    let read = reader.introduced("alice").expect("the store");
+    read.into_iter().map(|(peer, offer)| (peer, offer.to_vec())).collect()
+}
+
+#[test]
+fn who_introduces_himself_is_answered_once_he_is_accepted() {
+    let world = World::new();
+    assert_eq!(introduce(&world, PEER, 1), Introduced::Request { new: true });
+    assert_eq!(introduce(&world, PEER, 2), Introduced::Request { new: false });
+    assert_eq!(introduced(&world), [], "nobody accepted him");
+    assert_eq!(world.store.accept_request("alice", PEER, 1000), Ok(true));
+    assert_eq!(introduced(&world), [(PEER, vec![2; 3])]);
+    world.store.introduction_followed("alice", PEER).expect("the store");
+    assert_eq!(introduced(&world), []);
+    assert_eq!(introduce(&world, PEER, 3), Introduced::Contact, "the answer was lost");
+    assert_eq!(introduced(&world), [(PEER, vec![3; 3])]);
+}
+
+#[test]
+fn who_is_blocked_or_refused_introduces_himself_in_vain() {
+    let world = World::new();
+    assert_eq!(introduce(&world, PEER, 1), Introduced::Request { new: true });
+    world.store.refuse_request("alice", PEER, false, 1000).expect("the store");
+    assert_eq!(introduce(&world, PEER, 1), Introduced::Dropped);
+    let other = PublicKey([3; 32]);
+    world.store.block("alice", other, 1000).expect("the store");
+    assert_eq!(introduce(&world, other, 1), Introduced::Dropped);
+    // A contact who is blocked is not answered, either.
+    let third = PublicKey([4; 32]);
+    assert_eq!(introduce(&world, third, 1), Introduced::Request { new: true });
+    assert_eq!(world.store.accept_request("alice", third, 1000), Ok(true));
+    world.store.block("alice", third, 1000).expect("the store");
+    assert_eq!(introduce(&world, third, 2), Introduced::Dropped);
+    assert_eq!(introduced(&world), []);
+}
+
+#[test]
+fn requests_by_introduction_keep_to_the_limit_of_requests() {
+    let world = World::new();
+    for number in 0..100 {
+        assert_eq!(introduce(&world, PublicKey([number; 32]), 1), Introduced::Request { new: true }, "{number}");
+    }
+    assert_eq!(introduce(&world, PublicKey([200; 32]), 1), Introduced::Dropped);
+}
+
+#[test]
+fn an_invitation_is_remembered_for_a_while_after_it_was_renewed() {
+    let world = World::new();
+    let codes = |world: &World| {
+        let reader = Reader::open(world.state.path()).expect("a reader");
+        let (now, before) = reader.invitations("alice").expect("the store");
+        (now.map(|code| code.0[0]), before.iter().map(|code| code.0[0]).collect::<Vec<_>>())
+    };
+    assert_eq!(codes(&world), (None, vec![]));
+    for code in 1..=3 {
+        let seconds = i64::from(code) * 1000;
+        world.store.put_invitation("alice", &InviteCode([code; 16]), seconds).expect("the store");
+    }
+    assert_eq!(codes(&world), (Some(3), vec![1, 2]));
+    world.store.forget_invitations(3000);
+    world.store.put_invitation("bob", &InviteCode([9; 16]), 1).expect("the store");
+    assert_eq!(codes(&world), (Some(3), vec![2]));
+}
+
+#[test]
+fn introducing_ends_with_the_contact_or_its_answer() {
+    let world = World::new();
+    let id = ToxId::new(PublicKey([7; 32]), [1, 2, 3, 4]);
+    let row = |peer| IntroducingRow {
+        peer,
+        invitation: "toxmail-invite:x".into(),
+        id,
+        text: "hello".into(),
+        days: 2,
+        day: Some(20_000),
+    };
+    let contact = |key| Contact {
+        account: "alice".into(),
+        key,
+        nick: None,
+        tox_id: None,
+        message: None,
+        accepted: false,
+        added: 1000,
+        last_seen: None,
+        relays: 0,
+    };
+    let other = PublicKey([3; 32]);
+    for peer in [PEER, other] {
+        assert_eq!(world.store.put_contact(contact(peer)), Ok(true));
+        world.store.put_introducing("alice", row(peer)).expect("the store");
+    }
+    let reader = Reader::open(world.state.path()).expect("a reader");
+    let read = reader.introducing("alice").expect("the store");
+    assert_eq!(read.iter().map(|row| row.peer).collect::<Vec<_>>(), [PEER, other]);
+    assert_eq!((read[0].id, read[0].days, read[0].day), (id, 2, Some(20_000)));
+    assert_eq!(world.store.remove_contact("alice", other), Ok(true));
+    world.store.end_introducing("alice", PEER, true).expect("the store");
+    assert!(reader.introducing("alice").expect("the store").is_empty());
+    assert!(reader.contacts(Some("alice")).expect("the store")[0].accepted);
+}
