@@ -18,13 +18,14 @@ fuzz_target!(|mail: &[u8]| {
         recipient: &own,
         hostname: "host.example",
         id: "0123",
+        identity: "4567",
         date: "Thu, 1 Jan 1970 00:00:00 +0000",
         known: &[],
         doubt: None,
     };
     if let Ok(head) = trace::incoming(mail, &info) {
         let section = Section::read(&head);
-        for name in ["Return-Path", "Delivered-To"] {
+        for name in ["Return-Path", "Delivered-To", trace::MAIL_ID] {
             assert_eq!(section.parts().filter(|part| part.is(name)).count(), 1);
         }
         assert!(!section.has("X-Original-To") && !section.has("Status"));

@@ -27,7 +27,7 @@ use super::notices::{self, Sent};
 use super::partial;
 use super::reload::Live;
 use crate::config::Way;
-use crate::engine::transfer::{Delivery, MailId, Source};
+use crate::engine::transfer::{Delivery, Digester, MailId, Source};
 use crate::identity::tox_id::PublicKey;
 use crate::mail::address::Address;
 use crate::mail::envelope::ForwardPath;
@@ -86,6 +86,7 @@ struct Worker {
     /// The MTA that takes notices, if there is one.
     mta: Option<Destination>,
     servers: Arc<notices::Servers>,
+    turns: Arc<server::Turns>,
     /// Of this thread alone: to open one for each mail would cost more than the question.
     reader: Reader,
 }
@@ -108,6 +109,7 @@ impl DeliveryPool {
         live: &Arc<Live>,
     ) -> io::Result<Self> {
         let servers = Arc::new(notices::Servers::new(hostname));
+        let turns = Arc::new(server::Turns::default());
         let sequence = Arc::new(AtomicU64::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
         let notices = Arc::new(Mutex::new(HashSet::new()));
@@ -128,6 +130,7 @@ impl DeliveryPool {
                 names: names.clone(),
                 mta: mta.clone(),
                 servers: servers.clone(),
+                turns: turns.clone(),
                 reader,
             };
             std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || worker.run(&inbox))
@@ -402,6 +405,7 @@ impl Worker {
                 is_final,
                 hostname: &self.hostname,
                 id: &delivery.id.to_string(),
+                identity: &identity(&account.name, &delivery.peer, &delivery.id, &account.mailboxes[mailbox].name),
                 date: &trace::date(self.clock.wall_ms()),
                 known: &known,
                 doubt,
@@ -565,7 +569,10 @@ impl Worker {
         let send = |server: &Destination, user: Option<&ForwardPath>| {
             // When the agent is told to stop, what is left waits for the next start.
             let stopping = self.stopping.load(Ordering::Relaxed);
-            if stopping { Sent::Waits } else { self.servers.send(server, user, &notice.content) }
+            if stopping {
+                return Sent::Waits;
+            }
+            self.turns.wait(server, || self.servers.send(server, user, &notice.content))
         };
         match self.mta.as_ref().map(|mta| send(mta, None)) {
             Some(Sent::Taken) => return self.notice_is_done(id),
@@ -637,6 +644,19 @@ fn store_refusal(error: &StoreError) -> Refusal {
     }
 }
 
+/// What [`trace::MAIL_ID`] says of a mail for a mailbox. It is made of the key of the mail's record, so it is the
+/// same in each attempt and of no other mail; hashed, so it tells nobody anything. That nobody can send a mail that
+/// has it before the mail itself has come follows from the mail id, 128 random bits that only the peer knows.
+fn identity(account: &str, peer: &PublicKey, transfer: &MailId, mailbox: &str) -> String {
+    let mut hash = Digester::default();
+    for part in [trace::MAIL_ID.as_bytes(), account.as_bytes(), &peer.0, &transfer.0, mailbox.as_bytes()] {
+        // With its length in front: where one part ends and the next begins makes a difference.
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    data_encoding::HEXLOWER.encode(&hash.finish().0)
+}
+
 fn by_server(mailbox: &Mailbox) -> bool {
     matches!(mailbox.way, Way::Server { .. })
 }
@@ -649,5 +669,27 @@ fn account_nick(directory: &Directory, account: &Account, delivery: &Delivery) -
 fn discard(maildir: &Maildir, file: &str) {
     if let Err(error) = maildir.discard(file) {
         log::warn!("cannot remove {file} from tmp/: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_is_of_one_mail_for_one_mailbox() {
+        let (peer, id) = (PublicKey([1; 32]), MailId([2; 16]));
+        let of = identity("alice", &peer, &id, "work");
+        // Written down, because an agent that is upgraded between two attempts must say the same.
+        assert_eq!(of, "6efb89b88a9764d05f7f39d86ef31cdc77cd081e0f9fc187a56519e2cd42ae65");
+        for other in [
+            identity("alic", &peer, &id, "ework"),
+            identity("alice", &PublicKey([3; 32]), &id, "work"),
+            identity("alice", &peer, &MailId([3; 16]), "work"),
+            identity("alice", &peer, &id, "alice"),
+            identity("bob", &peer, &id, "work"),
+        ] {
+            assert_ne!(other, of);
+        }
     }
 }

@@ -29,7 +29,7 @@ pub fn composer(hostname: String, clock: Arc<Clock>) -> Composer {
             Action::Delivered => (notice::Action::Delivered, "delivered"),
             Action::Relayed => (notice::Action::Relayed, "relayed"),
         };
-        // Only the boundary is made of it, and checked not to occur in the mail: it has to differ, not to be secret.
+        // The ids and the boundary, which is checked not to occur in the mail: it has to differ, not to be secret.
         let mut hash = Digester::default();
         for part in [report.queue_id, report.address, &report.arrived.to_string(), kind] {
             hash.update(part.as_bytes());
@@ -99,7 +99,7 @@ impl Servers {
 
     /// Sends a notice to whom it is for; with `user`, to him, as the server at the end of the way knows him. From the
     /// empty reverse-path, and with the wish that none be made about it (RFC 3461 section 6.2). If the answer to its end is
-    /// lost it is sent again, and may be there twice, under one Message-ID.
+    /// lost it is sent again, as it was composed: with the same `Tox-Mail-Id`.
     pub fn send(&self, server: &Destination, user: Option<&ForwardPath>, notice: &[u8]) -> Sent {
         if self.pauses().get(server).is_some_and(|until| Instant::now() < *until) {
             return Sent::Waits;

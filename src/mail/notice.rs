@@ -3,12 +3,14 @@
 //!
 //! Owns its wording and form, who wants which (RFC 3461), and what its own envelope is. Storing it before a recipient
 //! counts as failed is the caller's part; so is never to send one for a mail with the empty reverse-path. Pure: dates and
-//! randomness are arguments. Uses [`super::address`], [`super::envelope`], [`super::header`] and [`super::status`].
+//! randomness are arguments. Uses [`super::address`], [`super::envelope`], [`super::header`], [`super::status`] and the
+//! field name of [`super::trace`].
 
 use super::address::Address;
 use super::envelope::Notify;
 use super::header::Section;
 use super::status::EnhancedStatus;
+use super::trace::MAIL_ID;
 
 /// Of the original header at most that much goes back.
 const MAX_HEADER: usize = 64 * 1024;
@@ -76,7 +78,7 @@ pub struct Notice<'a> {
     pub recipients: &'a [Recipient<'a>],
     /// What goes back.
     pub original: Original<'a>,
-    /// Fresh random octets for the boundary and the Message-ID.
+    /// For the boundary, the Message-ID and [`MAIL_ID`]: of no other notice.
     pub random: [u8; 16],
     /// `ENVID` exactly as given (xtext).
     pub envid: Option<&'a str>,
@@ -352,6 +354,7 @@ pub fn compose(n: &Notice<'_>) -> Vec<u8> {
          Subject: {subject}\n\
          Date: {date}\n\
          Message-ID: <{random:032x}@{host}>\n\
+         {MAIL_ID}: {random:032x}\n\
          {thread}\
          Auto-Submitted: auto-replied\n\
          MIME-Version: 1.0\n\
@@ -438,6 +441,7 @@ To: alice@mail.example
 Subject: Undelivered Mail Returned to Sender
 Date: Mon, 23 Nov 2026 06:54:25 +0000
 Message-ID: <abababababababababababababababab@mail.example>
+Tox-Mail-Id: abababababababababababababababab
 Auto-Submitted: auto-replied
 MIME-Version: 1.0
 Content-Type: multipart/report; report-type=delivery-status;

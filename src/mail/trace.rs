@@ -16,9 +16,14 @@ use crate::identity::tox_id::PublicKey;
 /// More `Received` fields than that are a mail loop (RFC 5321 section 6.3).
 pub const MAX_RECEIVED: usize = 50;
 
+/// The field by which a server recognises the second copy of a mail it has (RFC 7352). Nobody but the receiving agent
+/// may write it: who could choose its value could have the mail of somebody else taken for such a copy.
+pub const MAIL_ID: &str = "Tox-Mail-Id";
+
 /// Fields that only the delivering agent or the reader's own store may set. Who sends them wants to be taken for
 /// either.
-const FORGED: [&str; 7] = ["Return-Path", "Delivered-To", "X-Original-To", "Status", "X-Status", "X-UID", "X-Keywords"];
+const FORGED: [&str; 8] =
+    [MAIL_ID, "Return-Path", "Delivered-To", "X-Original-To", "Status", "X-Status", "X-UID", "X-Keywords"];
 
 /// Whether the authors that a mail names are the peer who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub struct Incoming<'a> {
     pub hostname: &'a str,
     /// Our id of the mail.
     pub id: &'a str,
+    /// The value of [`MAIL_ID`]: the same whenever this mail is written for this mailbox, and of no other mail.
+    pub identity: &'a str,
     /// Now, as [`date`] writes it.
     pub date: &'a str,
     /// The addresses known to belong to the peer.
@@ -202,12 +209,12 @@ fn is_ambiguous(head: &[u8]) -> bool {
 
 /// The header block to store for an incoming mail whose header section is `head`.
 ///
-/// On top go, at the final delivery, `Return-Path` and `Delivered-To`, then `Received` and `Authentication-Results`, and,
-/// if the author is not the peer and nothing speaks against it, a `Reply-To` that leads to the peer. Then follow the fields that came, in their order
-/// and octet for octet, without those that were forged, and the empty line. A mail without header section gets the
-/// empty line before its body. `head` may hold more than the section; what is behind it follows unchanged. A section
-/// that does not end within [`super::header::MAX_SECTION`] is ended there by an empty line: behind it forged fields
-/// could hide.
+/// On top go, at the final delivery, `Return-Path` and `Delivered-To`, then `Received`, [`MAIL_ID`] and
+/// `Authentication-Results`, and, if the author is not the peer and nothing speaks against it, a `Reply-To` that
+/// leads to the peer. Then follow the fields that came, in their order and octet for octet, without those that were
+/// forged, and the empty line. A mail without header section gets the empty line before its body. `head` may hold
+/// more than the section; what is behind it follows unchanged. A section that does not end within
+/// [`super::header::MAX_SECTION`] is ended there by an empty line: behind it forged fields could hide.
 ///
 /// # Errors
 /// 5.4.6: more than [`MAX_RECEIVED`] `Received` fields.
@@ -244,12 +251,14 @@ pub fn incoming(head: &[u8], info: &Incoming<'_>) -> Result<Vec<u8>, Refusal> {
          Received: from {name} (tox {peer})\n\
          \tby {host} with TOX id {id}\n\
          \tfor <{recipient}>; {date}\n\
+         {MAIL_ID}: {identity}\n\
          Authentication-Results: {host}; tox={result}\n\
          \t{author}policy.key={peer}\n",
         recipient = info.recipient,
         name = word(info.peer_name),
         peer = info.peer,
         id = word(info.id),
+        identity = word(info.identity),
         date = line(info.date),
     );
     // Also an address that is known to be the peer's may lead elsewhere: whether the reader's MTA sends its domain over Tox
@@ -378,6 +387,7 @@ mod tests {
             recipient: &address("alice@mail.example"),
             hostname: HOST,
             id: "4F2A",
+            identity: "00ff",
             date: "Mon, 23 Nov 2026 06:54:25 +0000",
             known,
             doubt: None,
@@ -408,6 +418,7 @@ mod tests {
              Received: from Bob_s_laptop__X__y (tox {HEX})\n\
              \tby mail.example with TOX id 4F2A\n\
              \tfor <alice@mail.example>; Mon, 23 Nov 2026 06:54:25 +0000\n\
+             Tox-Mail-Id: 00ff\n\
              Authentication-Results: mail.example; tox={result}policy.key={HEX}\n"
         )
     }
@@ -431,7 +442,7 @@ mod tests {
             Authentication-Results:\n (c;) \"mail\\.example.\";\n\ttox=pass\n\
             Authentication-Results: other.example; spf=pass\n\
             Authentication-Results:\nrubbish\nStatus: RO\n\
-            x-status: A\nX-UID: 1\nX-Keywords: k\nFrom: eve@y.example\nBcc: z\n\r\n";
+            x-status: A\nX-UID: 1\nX-Keywords: k\ntox-mail-id\t: 00\n ff\nFrom: eve@y.example\nBcc: z\n\r\n";
         let expected = top("fail (From is not an address of this peer)\n\theader.from=eve@y.example ")
             + &reply_to()
             + "Subject: a\r\n\tb\r\nAuthentication-Results: other.example; spf=pass\nrubbish\n\
@@ -622,6 +633,8 @@ mod tests {
             b"Authentication-Results: else; x=y\n",
             b"Status: R\n",
             b"Delivered-To: z\n",
+            b"Tox-Mail-Id: 00ff\n",
+            b"tox-mail-id :\n",
             b"X-Original-To:\n",
             b"Subject: s\n",
             b" folded\n",
@@ -643,7 +656,8 @@ mod tests {
         ) {
             let block = take(&head, &Some(address("s@x")), &[address("bob@x.example")]).expect("no loop");
             let made = Section::read(&block);
-            for (name, count) in [("Return-Path", 1), ("Delivered-To", 1), ("X-Original-To", 0), ("Status", 0)] {
+            let once = ["Return-Path", "Delivered-To", MAIL_ID].map(|name| (name, 1));
+            for (name, count) in once.into_iter().chain([("X-Original-To", 0), ("Status", 0)]) {
                 prop_assert_eq!(made.parts().filter(|part| part.is(name)).count(), count, "{}", name);
             }
             let ours = |part: &Part<'_>| {
@@ -658,13 +672,13 @@ mod tests {
                 .collect();
             let stored: Vec<&[u8]> = made.parts().map(|part| &block[part.range]).collect();
             let added = stored.len() - kept.len();
-            prop_assert!(added == 4 || added == 5);
+            prop_assert!(added == 5 || added == 6);
             for (stored, kept) in stored[added..].iter().zip(&kept) {
                 prop_assert_eq!(stored.strip_suffix(b"\n"), Some(kept.strip_suffix(b"\n").unwrap_or(kept)));
             }
             prop_assert!(block.ends_with(&head[section.end()..]));
             prop_assert!(made.end() > made.fields_end());
-            prop_assert!(block[..made.end() - 1].split(|&octet| octet == b'\n').take(7).all(|line| line.len() < 998));
+            prop_assert!(block[..made.end() - 1].split(|&octet| octet == b'\n').take(8).all(|line| line.len() < 998));
             let own = OutgoingRule { key: &KEY, address: &address("me@x"), reachable: &[] };
             let _ = (outgoing(&head, &own), received_id(&head), word(&name), line(&name));
         }

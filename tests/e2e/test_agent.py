@@ -328,8 +328,8 @@ class PairTest(NetworkCase):
     def test_trace_fields(self) -> None:
         got = self.deliver(mail(self.new_id()))
         names = [field.partition(b":")[0].decode() for field in split(got)[0]]
-        expected = ["Return-Path", "Delivered-To", "Received", "Authentication-Results", "Reply-To", "From", "To"]
-        self.assertEqual(names[:7], expected)
+        expected = ["Return-Path", "Delivered-To", "Received", "Tox-Mail-Id", "Authentication-Results", "Reply-To"]
+        self.assertEqual(names[:8], [*expected, "From", "To"])
         self.assertEqual(header(got, "Return-Path"), f"<{self.alice.address}>")
         self.assertEqual(header(got, "Delivered-To"), self.bob.address)
         received = header(got, "Received") or ""
@@ -378,6 +378,7 @@ class PairTest(NetworkCase):
     def test_forged_trace_fields_are_removed(self) -> None:
         forged = (
             "Return-Path: <forged@x>\nDelivered-To: forged@x\nX-Original-To: forged@x\nStatus: RO\nX-UID: 7\n"
+            "Tox-Mail-Id: forged@x\n"
             "Authentication-Results: bob.example; tox=pass (forged)\n"
             "authentication-results: (c) BOB.example.;\n\tdkim=pass (forged)\n"
         )
@@ -385,6 +386,7 @@ class PairTest(NetworkCase):
         got = self.deliver(mail(self.new_id(), fields=forged + kept))
         head = b"\n".join(split(got)[0]).decode()
         self.assertEqual(len(all_fields(got, "Return-Path")), 1)
+        self.assertEqual(len(all_fields(got, "Tox-Mail-Id")), 1)
         self.assertEqual(len(all_fields(got, "Received")), 2)
         self.assertIn("(kept)", head)
         self.assertNotIn("(forged)", head)

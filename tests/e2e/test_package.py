@@ -205,6 +205,21 @@ class PackageTest(SandboxCase):
         script = f"cd {folder} && find . -printf '%p %m %u\\n' | sort && find . -type f -print0 | sort -z | xargs -0 sha256sum"
         return self.machine.run("sh", "-c", script).stdout
 
+    def test_4_dovecot_takes_the_examples(self) -> None:
+        # As dovecot/README.md says, in Debian's own configuration.
+        examples = "/usr/share/doc/toxmail/examples/dovecot"
+        self.machine.run("cp", f"{examples}/toxmail.sieve", "/etc/dovecot/")
+        self.machine.run("cp", f"{examples}/95-toxmail.conf", "/etc/dovecot/conf.d/")
+        self.machine.run("sievec", "/etc/dovecot/toxmail.sieve")
+        for words, expected in (
+            (["-h", "plugin/sieve_before"], "file:/etc/dovecot/toxmail.sieve"),
+            (["-h", "plugin/sieve_duplicate_max_period"], "30d"),
+            (["-f", "protocol=lmtp", "-h", "mail_plugins"], "sieve"),
+        ):
+            said = self.machine.run("doveconf", *words).stdout.decode().split()
+            self.assertEqual(said[-1:], [expected], words)
+        self.machine.run("rm", "/etc/dovecot/conf.d/95-toxmail.conf")
+
     def test_5_an_upgrade_under_load_loses_and_defers_nothing(self) -> None:
         before = self.machine.property(SERVICE, "MainPID")
         identity = self.toxctl("id")[0]["tox_id"]

@@ -1,24 +1,45 @@
 //! The way by a server: mail is handed on to Dovecot by LMTP or to the local MTA by SMTP.
 //!
-//! A server takes a mail with its answer to the final dot, and we cannot ask it later whether it did. So the mail is
-//! recorded before the dot and again after the answer: while the first record stands alone nobody else hands it over, and
-//! a start that finds it knows that nobody knows. The peer keeps the mail until it is told, so nothing is lost; it is
-//! twice at the server if the answer to a dot is lost, or the agent ends between the dot and the second record.
+//! A server takes a mail with its answer to the final dot, and we cannot ask it later whether it did (RFC 1047). So
+//! the mail is recorded before the dot and again after the answer: while the first record stands alone nobody else
+//! hands it over, and a start that finds it knows that nobody knows. The peer keeps the mail until it is told, so
+//! nothing is lost; it comes to the server a second time if the answer to a dot is lost, or the agent ends between
+//! the dot and the second record. Both times it says the same [`MAIL_ID`], by which the server can drop the second
+//! (`dovecot/`).
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::body::Failure;
-use super::{AGAIN, Worker, store_refusal};
+use super::{AGAIN, Worker, identity, store_refusal};
 use crate::agent::directory::Account;
 use crate::engine::transfer::Delivery;
 use crate::mail::envelope::ForwardPath;
 use crate::mail::status::Refusal;
+use crate::mail::trace::MAIL_ID;
 use crate::smtp::{Client, Destination, Envelope, Outcome, Timeouts};
 use crate::store::Received;
 
 /// What the peer is told while nobody knows, or while another thread is at it.
 pub(super) fn unfinished() -> Refusal {
     Refusal::temporary(3, 0, "an earlier delivery of this mail is unfinished")
+}
+
+/// Whose turn it is at each LMTP server: mails are brought there side by side, and given their dots one by one.
+/// Dovecot 2.3 writes the list of what a user has got (RFC 7352) as it was when the delivery began, so of two that
+/// end together it would forget one. And a crash leaves one mail in doubt, not many.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<Destination, Arc<Mutex<()>>>>);
+
+impl Turns {
+    /// Does `work` when it is its turn. An MTA puts mail into a queue of its own: there it is always.
+    pub(super) fn wait<T>(&self, server: &Destination, work: impl FnOnce() -> T) -> T {
+        let Destination::Lmtp(_) = server else { return work() };
+        let turn = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(server.clone()).or_default().clone();
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
 }
 
 impl Worker {
@@ -53,11 +74,12 @@ impl Worker {
             maildir: destination.to_string(),
             file: String::new(),
         };
-        if !self.intend(&received)? {
-            return Ok(());
-        }
+        let outcome = self.turns.wait(destination, || {
+            Ok::<_, Refusal>(self.intend(&received)?.then(|| transaction.finish().into_iter().next()))
+        })?;
+        let Some(outcome) = outcome else { return Ok(()) };
         let who = delivery.peer.short();
-        match transaction.finish().into_iter().next() {
+        match outcome {
             Some(Outcome::Accepted(text)) => {
                 let (name, id) = (&account.name, delivery.id);
                 log::info!("{name}: mail {id} from {who} handed to {destination} for <{recipient}>: {text}");
@@ -118,13 +140,13 @@ impl Worker {
     }
 }
 
-/// Tells that a mail may come twice.
+/// Tells that a mail is handed over twice, perhaps, and by what to find it there.
 pub(super) fn doubt(received: &Received, why: &str) {
+    let Received { account, peer, transfer, mailbox, maildir, .. } = received;
     log::warn!(
-        "{}: nobody knows whether {} has mail {} from {} ({why}): when it comes again, it may be there twice",
-        received.account,
-        received.maildir,
-        received.transfer,
-        received.peer.short()
+        "{account}: nobody knows whether {maildir} has mail {transfer} from {} ({why}): it will be handed over again, \
+         with {MAIL_ID}: {} as before",
+        peer.short(),
+        identity(account, peer, transfer, mailbox)
     );
 }

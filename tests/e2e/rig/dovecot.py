@@ -2,29 +2,25 @@
 
 import imaplib
 import pwd
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rig.net import HOST, accepts, free_port
 from rig.sandbox import UNPRIVILEGED, RigError, Sandbox
 from rig.wait import DEADLINE
 
+# What is tested is what users install.
+SCRIPT_AND_FRAGMENT = Path(__file__).resolve().parents[3] / "dovecot"
+
 _PASSWORD = "secret"
 
 _LMTP = """postmaster_address = postmaster@dovecot.example
 mail_plugins = quota
-protocol lmtp {{
-  mail_plugins = quota sieve
-}}
-plugin {{
+plugin {
   quota = maildir:User quota
   sieve = file:~/.dovecot.sieve
-}}
-service lmtp {{
-  unix_listener {socket} {{
-    mode = 0666
-  }}
-}}
+}
 """
 
 
@@ -32,7 +28,7 @@ class Dovecot:
     """`maildirs`: user name → Maildir, all owned by the system user `owner`.
 
     With `lmtp` it takes mail, too: with a Maildir++ quota in KiB (`quotas`) and a Sieve script (`sieve`) for each user who
-    has one.
+    has one. A mail over the quota of one of `patient` is deferred, that of others refused.
     """
 
     def __init__(
@@ -45,26 +41,21 @@ class Dovecot:
         lmtp: bool = False,
         quotas: Mapping[str, int] | None = None,
         sieve: Mapping[str, str] | None = None,
+        patient: Collection[str] = (),
     ) -> None:
         self.port = free_port()
         folder = sandbox.dir(name)
-        self.lmtp_socket = folder / "lmtp.sock"
+        self.lmtp_socket = folder / "run/lmtp"
         self._name = name
         self._sandbox = sandbox
-        account = pwd.getpwnam(owner)
-        users = folder / "users"
-        users.write_text(
-            "".join(
-                f"{user}:{{PLAIN}}{_PASSWORD}:{account.pw_uid}:{account.pw_gid}:"
-                f":{sandbox.dir(f'{name}/{user}', user=owner)}"
-                f"::userdb_mail=maildir:{maildir}"
-                + (f" userdb_quota_rule=*:storage={quotas[user]}K" if quotas and user in quotas else "")
-                + "\n"
-                for user, maildir in maildirs.items()
-            )
-        )
+        self._maildirs = maildirs
+        self._owner = pwd.getpwnam(owner)
+        self._homes = {user: sandbox.dir(f"{name}/{user}", user=owner) for user in maildirs}
+        self._patient = patient
+        self._users = folder / "users"
+        self.set_quotas(quotas or {})
         for user, script in (sieve or {}).items():
-            (folder / user / ".dovecot.sieve").write_text(script)
+            (self._homes[user] / ".dovecot.sieve").write_text(script)
         self._config = folder / "dovecot.conf"
         self._config.write_text(
             f"""protocols = imap{" lmtp" if lmtp else ""}
@@ -79,11 +70,11 @@ first_valid_gid = 1
 mail_fsync = never
 passdb {{
   driver = passwd-file
-  args = {users}
+  args = {self._users}
 }}
 userdb {{
   driver = passwd-file
-  args = {users}
+  args = {self._users}
 }}
 service imap-login {{
   inet_listener imap {{
@@ -95,10 +86,39 @@ service imap-login {{
   }}
 }}
 """
-            + (_LMTP.format(socket=self.lmtp_socket) if lmtp else "")
+            + (_LMTP + self._fragment(folder) if lmtp else "")
         )
         self._lmtp = lmtp
+        if lmtp:
+            shutil.copy(SCRIPT_AND_FRAGMENT / "toxmail.sieve", folder)
+            sandbox.run(["sievec", "-c", self._config, folder / "toxmail.sieve"])
         self.start()
+
+    def _fragment(self, folder: Path) -> str:
+        text = (SCRIPT_AND_FRAGMENT / "95-toxmail.conf").read_text()
+        # One that no longer says where the script is would be tested with somebody else's.
+        if "/etc/dovecot/" not in text:
+            raise RigError(f"no /etc/dovecot/ in {text}")
+        return text.replace("/etc/dovecot/", f"{folder}/")
+
+    def home(self, user: str) -> Path:
+        """The user's home directory."""
+        return self._homes[user]
+
+    def set_quotas(self, quotas: Mapping[str, int]) -> None:
+        """Give these users these quotas, in KiB, and the others none. In force at once."""
+        new = self._users.with_suffix(".new")
+        new.write_text(
+            "".join(
+                f"{user}:{{PLAIN}}{_PASSWORD}:{self._owner.pw_uid}:{self._owner.pw_gid}::{self._homes[user]}"
+                f"::userdb_mail=maildir:{maildir}"
+                + (f" userdb_quota_rule=*:storage={quotas[user]}K" if user in quotas else "")
+                + (" userdb_quota_full_tempfail=yes" if user in self._patient else "")
+                + "\n"
+                for user, maildir in self._maildirs.items()
+            )
+        )
+        new.rename(self._users)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
