@@ -319,6 +319,8 @@ maildir = "{cls.maildirs["counted"]}"
             self.assertEqual(self.answer(queue_id)[:2], ("sent", "2.0.0"))
         self.assert_once("bob", message_ids)
         self.assert_doubted(self.lmtp_proxy, held)
+        # Side by side Dovecot would forget some, and more than one would be in doubt.
+        self.assertEqual(self.lmtp_proxy.most_at_once, 1)
 
     def test_a_forged_identity_hides_no_mail(self) -> None:
         genuine = self.new_id()

@@ -41,6 +41,10 @@ class LostAnswers:
         self.hold: set[str] = set()
         self.held: queue.Queue[str] = queue.Queue()
         self.attempts: list[Attempt] = []
+        self.most_at_once = 0
+        """How many mails were between their final dot and its answer, at most."""
+        self._unanswered: set[int] = set()
+        self._lock = threading.Lock()
         self._server = server
         proxy = self
 
@@ -87,12 +91,14 @@ class LostAnswers:
                 sent += octets
                 # Only data can have this: no command is a dot. What the server says from here on is its answer to it,
                 # since the client has waited for all others before it sent the data.
-                if _END in sent[-len(octets) - len(_END) :]:
+                if not ended.is_set() and _END in sent[-len(octets) - len(_END) :]:
+                    self._note(client, unanswered=True)
                     ended.set()
                 server.sendall(octets)
             with contextlib.suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
             answers.join()
+            self._note(client, unanswered=False)
 
     def _answers(self, client: socket.socket, server: socket.socket, ended: threading.Event, sent: bytearray) -> None:
         answered = False
@@ -102,9 +108,18 @@ class LostAnswers:
                     answered = True
                     if not self._may_pass(bytes(sent), octets.decode().strip(), client):
                         continue
+                    self._note(client, unanswered=False)
                 client.sendall(octets)
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
+
+    def _note(self, client: socket.socket, *, unanswered: bool) -> None:
+        with self._lock:
+            if unanswered:
+                self._unanswered.add(id(client))
+                self.most_at_once = max(self.most_at_once, len(self._unanswered))
+            else:
+                self._unanswered.discard(id(client))
 
     def _may_pass(self, sent: bytes, answer: str, client: socket.socket) -> bool:
         message = re.split(rb"\r\nDATA\r\n", sent, maxsplit=1)[-1].replace(b"\r\n", b"\n")
@@ -112,6 +127,7 @@ class LostAnswers:
         first = not self.of(subject)
         self.attempts.append(Attempt(subject, header(message, "Tox-Mail-Id") or "", answer))
         if first and subject in self.lose:
+            self._note(client, unanswered=False)
             client.shutdown(socket.SHUT_RDWR)
             return False
         if first and subject in self.hold:
