@@ -167,6 +167,32 @@ class NoticesTest(SandboxCase):
         self.assertEqual((delivery_status(notice)["Action"], notice["To"]), ("failed", sender))
         self.assertEqual(self.notices(self.postfix.inbox, "refused"), [])
 
+    def test_who_wants_it_is_told_once_that_mail_waits(self) -> None:
+        way = {"notices": f"smtp:{HOST}:{self.postfix.port}"}
+        self.bob.stop()
+        self.alice.stop()
+        self.alice.configure({"queue": {**way, "delay_notice": "1s"}})
+        self.alice.start()
+        waiting = ("slow", "asked", "unwanted")
+        for subject, options in zip(waiting, ([], ["NOTIFY=DELAY"], ["NOTIFY=FAILURE"]), strict=True):
+            mail = self.mail(subject, "bob@tox.alt")
+            self.postfix.smtp(ALICE, ["bob@tox.alt"], mail, rcpt_options=options)
+        for subject in waiting[:2]:
+            notice = self.notice(subject)
+            status = delivery_status(notice)
+            self.assertEqual((status["Action"], status["Final-Recipient"]), ("delayed", "rfc822; bob@tox.alt"))
+            self.assertRegex(status["Status"], r"^4\.")
+            self.assertIn("Will-Retry-Until", status)
+            self.assertNotIn(BODY, notice.as_string(), "it still comes")
+        # A restart makes no second one.
+        self.alice.stop()
+        self.alice.configure({"queue": way})
+        self.alice.start()
+        self.bob.start()
+        for subject in waiting:
+            wait_for(subject, lambda s=subject: find_in_maildir(self.bob.maildir, f"<{s}@alice.example>"), 120)
+        self.assertEqual([len(self.notices(self.postfix.inbox, subject)) for subject in waiting], [1, 1, 0])
+
 
 if __name__ == "__main__":
     unittest.main()
