@@ -202,6 +202,7 @@ impl Backend for Fake {
             via: found.then(|| "name".into()),
             method: found.then(|| "tox1".into()),
             proof: if found { "insecure" } else { "secure" }.into(),
+            invitation: None,
             permanent: !found,
             status: (!found).then(|| "5.1.1".into()),
             text: "there is no such\u{1b} name".into(),
@@ -547,7 +548,7 @@ fn names() {
     assert_eq!(agent.asked(), "records Some(\"alice\")");
     let line = format!("\nalice._tox.example.org. 3600 IN TXT \"v=tox1;id={}\"\n", id(7));
     assert!(records.contains("NOT PUBLISHED") && records.contains(&line) && records.contains('█'), "{records}");
-    assert!(records.contains("no wildcard") && records.contains("one string"), "{records}");
+    assert!(records.contains("no wildcard") && records.contains("in this order"), "{records}");
     assert_eq!(agent.json(&["name", "record"])[0]["correct"], false);
 }
 

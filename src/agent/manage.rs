@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::account::Command;
 use super::contacts::Contacts;
-use super::names::Names;
+use super::names::{self, Names};
 use super::probe::Probes;
 use super::relays::{self, Relays};
 use super::reload::Reloader;
@@ -18,7 +18,7 @@ use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lane::invite::Invitation;
 use crate::mail::address::Address;
-use crate::store::{self, Accepted, Answer, Contact, Reader};
+use crate::store::{self, Accepted, Answer, Contact, Reader, Settled};
 use crate::tox::Connection;
 
 /// The agent's side of the control server.
@@ -131,9 +131,11 @@ impl Manager {
     }
 
     /// Looks up a name for the operator, and says what stands against it.
-    fn found(&self, at: usize, address: &Address) -> Result<Found, Failure> {
-        match self.names.not_own(at, address, self.names.look_up_now(address).finding) {
-            Finding::Found(found) => Ok(found),
+    fn found(&self, at: usize, address: &Address) -> Result<(Found, Option<Invitation>), Failure> {
+        let report = self.names.look_up_now(address);
+        let invitation = names::invitation(address, &report);
+        match self.names.not_own(at, address, report.finding) {
+            Finding::Found(found) => Ok((found, invitation)),
             Finding::Nothing { text, .. } => Err(Failure::NotFound(text)),
             Finding::Failed(text) => Err(Failure::Unavailable(text)),
         }
@@ -409,6 +411,7 @@ impl Backend for Manager {
             via: None,
             method: None,
             proof: report.proof.to_owned(),
+            invitation: names::invitation(&address, &report).map(|invitation| invitation.to_string()),
             permanent: false,
             status: None,
             text: String::new(),
@@ -472,15 +475,15 @@ impl Backend for Manager {
             return Err(Failure::Invalid("an invitation has the Tox ID in it".into()));
         }
         let id = id.or(invitation.as_ref().map(|invitation| invitation.id));
-        let (id, found) = match (id, &name) {
-            (Some(id), None) => (id, None),
+        let (id, found, published) = match (id, &name) {
+            (Some(id), None) => (id, None, None),
             (Some(id), Some(_)) => {
                 let found = Found { id, via: Via::Name, method: Method::Operator, proof: Proof::Insecure };
-                (id, Some(found))
+                (id, Some(found), None)
             }
             (None, Some(name)) => {
-                let found = self.found(at, name)?;
-                (found.id, Some(found))
+                let (found, published) = self.found(at, name)?;
+                (found.id, Some(found), published)
             }
             (None, None) => return Err(Failure::Invalid("a Tox ID, an invitation or an address is needed".into())),
         };
@@ -511,7 +514,9 @@ impl Backend for Manager {
             self.with_relays()?.introduce(at, self.names.id(at), message, invitation)?;
         }
         if let (Some(name), Some(found)) = (&name, found) {
-            match self.contacts.store.confirm(self.names.settled(at, name), found)? {
+            let invitation = published.map(|invitation| invitation.to_string());
+            let settled = Settled { invitation, ..self.names.settled(at, name) };
+            match self.contacts.store.confirm(settled, found)? {
                 Accepted::Pinned | Accepted::NoOffer => {}
                 Accepted::OtherKey(key) => return Err(other_key(name, key)),
                 Accepted::Blocked => return Err(Failure::Conflict("that key is blocked".into())),

@@ -14,12 +14,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::contacts::Contacts;
+use super::courier;
 use crate::config::Incoming;
 use crate::dns::{Report, Resolver};
 use crate::engine::trust::{Policy, Verdict};
 use crate::identity::name::finding::{Finding, Found, Proof};
 use crate::identity::name::record;
 use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::lane::invite::Invitation;
 use crate::mail::address::Address;
 use crate::store::{Accepted, Answer, Reader, Settled};
 
@@ -61,6 +63,8 @@ pub struct Names {
     pub authors: Mutex<HashMap<(usize, PublicKey), Vec<Author>>>,
     /// How many look-ups for authors are under way.
     pub looking: AtomicUsize,
+    /// Who introduces accounts to those who were found.
+    pub courier: courier::Handle,
 }
 
 /// What the configuration says of names.
@@ -112,7 +116,7 @@ impl Names {
 
     /// Looks up `address`.
     pub async fn look_up(&self, address: &Address) -> Report {
-        let failed = |text: &str| Report { finding: Finding::Failed(text.into()), proof: "none", steps: Vec::new() };
+        let failed = |text: &str| Report::new(Finding::Failed(text.into()), "none", Vec::new());
         match &self.settings().resolver {
             Some(resolver) => match tokio::time::timeout(LIMIT, resolver.look_up(address)).await {
                 Ok(report) => report,
@@ -147,6 +151,8 @@ impl Names {
             message: self.contacts.message(account, None),
             now_s: self.contacts.now_s(),
             refresh: self.settings().refresh,
+            own: self.id(account),
+            invitation: None,
         }
     }
 
@@ -217,9 +223,11 @@ impl Names {
     /// Looks up one name and does what follows.
     async fn settle(self: Arc<Self>, account: usize, address: Address) {
         let report = self.look_up(&address).await;
+        let invitation = invitation(&address, &report);
         let finding = self.not_own(account, &address, report.finding);
         let blocking_part = move || {
-            let settled = self.settled(account, &address);
+            let invitation = invitation.map(|invitation| invitation.to_string());
+            let settled = Settled { invitation, ..self.settled(account, &address) };
             let name = settled.account.clone();
             match self.contacts.store.settle(settled, finding, self.settings().policy) {
                 Ok(Verdict::Ask(_, refusal)) => log::warn!("{name}: {}", refusal.text()),
@@ -397,22 +405,32 @@ impl Names {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)[account] = id;
     }
 
-    /// How the addresses of an account stand in the DNS.
+    /// How the addresses of an account stand in the DNS, where its invitation should be told, too, if it has one.
     pub async fn published(&self, account: usize) -> Vec<Published> {
-        let id = self.id(account);
+        let (id, courier) = (self.id(account), self.courier.clone());
+        let told = tokio::task::spawn_blocking(move || courier.told(account, id)).await.ok().flatten();
+        // Without relays it leads nowhere.
+        let more = told.as_ref().filter(|told| !told.relays.is_empty()).map(Invitation::fields).unwrap_or_default();
         let accounts = self.contacts.directory.accounts();
         let addresses = &accounts[account].reachable;
         let reports = futures_util::future::join_all(addresses.iter().map(|address| self.look_up(address))).await;
         let mut all = Vec::with_capacity(addresses.len());
         for (address, report) in addresses.iter().zip(reports) {
-            let record = record::zone_line(address, &id).ok();
+            let record = record::zone_line(address, &id, &more).ok();
+            let invitation = invitation(address, &report);
+            let told_there = invitation.is_some();
+            let lost = invitation.is_some_and(|invitation| told.as_ref().is_none_or(|told| !invitation.reaches(told)));
             let (correct, text) = match report.finding {
+                Finding::Found(found) if found.id == id && lost => {
+                    (false, "leads here, but its invitation is not yours any more: it leads nowhere".to_owned())
+                }
                 Finding::Found(found) if found.id == id => {
                     let signed = match found.proof {
                         Proof::Secure => "signed",
                         Proof::Insecure => "not signed: others must confirm the key by hand",
                     };
-                    (true, format!("leads here ({}, {signed})", found.method))
+                    let without = if more.is_empty() || told_there { "" } else { ", without your invitation" };
+                    (true, format!("leads here ({}, {signed}){without}", found.method))
                 }
                 Finding::Found(found) if found.id.key() == id.key() => {
                     (false, "leads to this key with an old nospam: friend requests do not arrive".to_owned())
@@ -440,6 +458,18 @@ impl Names {
     }
 }
 
+/// The invitation that was found with a Tox ID. One that cannot be read takes nothing from the ID.
+pub fn invitation(address: &Address, report: &Report) -> Option<Invitation> {
+    let (Finding::Found(found), Some(record)) = (&report.finding, &report.invitation) else { return None };
+    match Invitation::from_record(found.id, record)? {
+        Ok(invitation) => Some(invitation),
+        Err(error) => {
+            log::warn!("{address}: in its record {error}");
+            None
+        }
+    }
+}
+
 /// Runs what reads the store where it may block; `None`, with a log line, when that fails.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> Option<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -449,5 +479,38 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + 
             None
         }
         Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::name::finding::{Method, Via};
+    use crate::lane::keys::{InviteCode, MailSecret, RelayKey};
+    use crate::lane::offer::RelayRef;
+
+    #[test]
+    fn an_invitation_that_cannot_be_read_takes_nothing_from_the_tox_id() {
+        let (address, id): (Address, _) =
+            ("bob@example.org".parse().expect("good"), ToxId::new(PublicKey([1; 32]), [1; 4]));
+        let told = Invitation {
+            id,
+            bits: 20,
+            code: InviteCode([2; 16]),
+            key: MailSecret::new(&mut [3; 32]).public(),
+            relays: vec![RelayRef { id, key: RelayKey([4; 32]) }],
+        };
+        let found = Found { id, via: Via::Name, method: Method::Tox1, proof: Proof::Secure };
+        let report = |record: Option<String>| Report {
+            invitation: record.map(String::into_bytes),
+            ..Report::new(Finding::Found(found), "secure", Vec::new())
+        };
+        let record = format!("{};{}", record::write(&id), told.fields());
+        assert_eq!(invitation(&address, &report(Some(record.clone()))), Some(told));
+        for record in [None, Some(record.replace("inv=", "inv=b")), Some(record.replace(";r=", ";s="))] {
+            let report = report(record);
+            assert_eq!(invitation(&address, &report), None);
+            assert_eq!(report.finding, Finding::Found(found));
+        }
     }
 }

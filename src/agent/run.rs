@@ -303,10 +303,12 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     let pool_slot: Arc<OnceLock<Arc<DeliveryPool>>> = Arc::new(OnceLock::new());
     let directory_slot: Arc<OnceLock<Arc<Directory>>> = Arc::new(OnceLock::new());
     let wake = Arc::new(tokio::sync::Notify::new());
+    let (courier, courier_inbox) = courier::Handle::new();
     let sink = {
         let by_name: Vec<(String, Handle)> =
             config.accounts.iter().map(|account| account.name.clone()).zip(handles.iter().cloned()).collect();
         let (pool_slot, directory_slot, wake) = (pool_slot.clone(), directory_slot.clone(), wake.clone());
+        let courier = courier.clone();
         move |event: Event| {
             let send = |account: &str, command: Command| {
                 if let Some((_, handle)) = by_name.iter().find(|(name, _)| name == account) {
@@ -332,6 +334,11 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
                     }
                     send(&account, Command::AskFriend(id, message, None));
                 }
+                Event::Introducing(account) => {
+                    if let Some(at) = by_name.iter().position(|(name, _)| *name == account) {
+                        courier.introducing(at);
+                    }
+                }
             }
         }
     };
@@ -354,6 +361,7 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
         runtime: runtime.handle().clone(),
         wake,
         authors: std::sync::Mutex::default(),
+        courier: courier.clone(),
     });
     delivery::recover(&store, &reader, &directory, clock.queue_ms())?;
     let pool = DeliveryPool::start(
@@ -370,7 +378,6 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     let _ = pool_slot.set(pool.clone());
 
     let relay = relay(config, &clock)?;
-    let (courier, courier_inbox) = courier::Handle::new();
     let (asked, requests) = tokio::sync::mpsc::channel(MAX_ASKED);
     let shared = Shared {
         courier: courier.clone(),

@@ -209,6 +209,8 @@ pub struct Lookup {
     pub method: Option<String>,
     /// `secure`, `insecure`, `bogus`, or `none` where nothing came that could be proved.
     pub proof: String,
+    /// The invitation that the record tells, as a text, if it is proved.
+    pub invitation: Option<String>,
     /// Whether mail to it would be returned at once, as there is proof that it leads nowhere.
     pub permanent: bool,
     /// The enhanced status code that mail would wait or be returned with.

@@ -156,6 +156,12 @@ pub(super) fn lookup(out: &mut dyn Write, lookup: &Lookup) -> io::Result<()> {
             if lookup.proof != "secure" {
                 writeln!(out, "    not proved by DNSSEC: compare the Tox ID with its owner before you confirm it")?;
             }
+            if lookup.invitation.is_some() {
+                writeln!(
+                    out,
+                    "    with an invitation: who is never online with the owner can introduce himself by relays"
+                )?;
+            }
             Ok(())
         }
         (None, status) => {
@@ -178,16 +184,16 @@ pub(super) fn records(out: &mut dyn Write, records: &[Record]) -> io::Result<()>
             continue;
         };
         writeln!(out, "\n{}\n", clean(line))?;
-        // The record's text between the quotes, as a telephone reads it.
+        // The ID, which is in the record's first string, as a telephone reads it.
         if let Some(text) = line.split('"').nth(1)
-            && let Ok(code) = QrCode::new(text.replace("v=tox1;id=", "tox:"))
+            && let Ok(code) = QrCode::new(text.replace("v=tox1;id=", "tox:").trim_end_matches(';'))
         {
             writeln!(out, "{}\n", code.render::<Dense1x2>().quiet_zone(true).build())?;
         }
     }
     writeln!(
         out,
-        "Publish each line as it is: one TXT record with one string, no wildcard (*._tox breaks the proof in zones"
+        "Publish each line as it is: one TXT record, its strings in this order, no wildcard (*._tox breaks the proof in zones"
     )?;
     writeln!(out, "signed with NSEC). Sign the zone with DNSSEC, or others must compare the Tox ID by hand.")
 }

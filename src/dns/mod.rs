@@ -89,8 +89,25 @@ pub struct Report {
     pub finding: Finding,
     /// The weakest proof that decided: as in [`Step::proof`].
     pub proof: &'static str,
+    /// The record that led to the Tox ID, if it tells an invitation, and DNSSEC proves all of it: whoever could forge one
+    /// could read what is sealed for its owner.
+    pub invitation: Option<Vec<u8>>,
     /// Each question.
     pub steps: Vec<Step>,
+}
+
+impl Report {
+    /// A look-up that brought no invitation.
+    pub fn new(finding: Finding, proof: &'static str, steps: Vec<Step>) -> Self {
+        Self { finding, proof, invitation: None, steps }
+    }
+
+    /// With the record if it tells an invitation, where that may be believed.
+    fn with(mut self, record: Option<Vec<u8>>) -> Self {
+        self.invitation =
+            record.filter(|_| matches!(&self.finding, Finding::Found(found) if found.proof == Proof::Secure));
+        self
+    }
 }
 
 /// Looks names up.
@@ -107,8 +124,8 @@ pub struct Resolver {
 enum Asked {
     /// There is no Tox record: the domain's may be meant.
     Absent { proved: bool, text: String },
-    /// It is the answer, whatever it is worth.
-    Told(Finding),
+    /// It is the answer, whatever it is worth, and the record if it tells an invitation.
+    Told(Finding, Option<Vec<u8>>),
 }
 
 /// What one TXT query brought.
@@ -182,37 +199,37 @@ impl Resolver {
                  {address} is. Ask for the Tox ID (toxctl contact add TOX-ID), or set names.allow_toxme",
                 address.domain()
             );
-            return Report { finding: Finding::Nothing { proved: true, text }, proof: "none", steps };
+            return Report::new(Finding::Nothing { proved: true, text }, "none", steps);
         }
         let own = match Query::of_address(address) {
             Ok(query) => query,
             Err(error) => {
                 let finding = Finding::Nothing { proved: true, text: format!("{address}: {error}") };
-                return Report { finding, proof: "none", steps };
+                return Report::new(finding, "none", steps);
             }
         };
         let domain = self.options.domains.iter().find(|domain| domain.name == ascii);
         if let Some((domain, key)) = domain.and_then(|domain| Some((domain, domain.tox3_key?))) {
             let (finding, proof) = self.ask_tox3(address, &domain.name, key, &mut steps).await;
-            return Report { finding, proof, steps };
+            return Report::new(finding, proof, steps);
         }
         let sign_key = domain.and_then(|domain| domain.sign_key);
         let (first, proof) = self.ask(address, &own, Via::Name, sign_key, &mut steps).await;
         let (first_proved, first_text) = match first {
             Asked::Absent { proved, text } => (proved, text),
-            Asked::Told(finding) => return Report { finding, proof, steps },
+            Asked::Told(finding, record) => return Report::new(finding, proof, steps).with(record),
         };
         let whole = match Query::of_domain(address.domain()) {
             Ok(query) => query,
             Err(error) => {
                 let finding = Finding::Nothing { proved: first_proved, text: format!("{first_text}; {error}") };
-                return Report { finding, proof, steps };
+                return Report::new(finding, proof, steps);
             }
         };
         let (second, second_proof) = self.ask(address, &whole, Via::Domain, sign_key, &mut steps).await;
-        let second = match second {
-            Asked::Absent { proved, text } => Finding::Nothing { proved, text },
-            Asked::Told(finding) => finding,
+        let (second, record) = match second {
+            Asked::Absent { proved, text } => (Finding::Nothing { proved, text }, None),
+            Asked::Told(finding, record) => (finding, record),
         };
         match second {
             // The denial of the name itself is part of the way to the domain's record.
@@ -220,14 +237,14 @@ impl Resolver {
                 if !first_proved {
                     found.proof = Proof::Insecure;
                 }
-                Report { finding: Finding::Found(found), proof: word(found.proof), steps }
+                Report::new(Finding::Found(found), word(found.proof), steps).with(record)
             }
             Finding::Nothing { proved, .. } => {
                 let proved = proved && first_proved;
                 let proof = if proved { "secure" } else { "insecure" };
-                Report { finding: Finding::Nothing { proved, text: first_text }, proof, steps }
+                Report::new(Finding::Nothing { proved, text: first_text }, proof, steps)
             }
-            failed @ Finding::Failed(_) => Report { finding: failed, proof: second_proof, steps },
+            failed @ Finding::Failed(_) => Report::new(failed, second_proof, steps),
         }
     }
 
@@ -239,12 +256,12 @@ impl Resolver {
         sign_key: Option<[u8; 32]>,
         steps: &mut Vec<Step>,
     ) -> (Asked, &'static str) {
-        let told = |finding| (Asked::Told(finding), "none");
+        let told = |finding| (Asked::Told(finding, None), "none");
         let texts = match self.texts(query, steps).await {
             Ok((Answer::Texts(texts, proof), _)) => (texts, proof),
             Ok((Answer::Nothing { proved, text }, proof)) => return (Asked::Absent { proved, text }, proof),
             Ok((Answer::Bogus, proof)) => {
-                return (Asked::Told(Finding::Failed(self.why_bogus(address.domain(), steps).await)), proof);
+                return (Asked::Told(Finding::Failed(self.why_bogus(address.domain(), steps).await), None), proof);
             }
             Ok((Answer::Failed(text), _)) => return told(Finding::Failed(text)),
             Err(text) => return told(Finding::Nothing { proved: true, text }),
@@ -263,7 +280,11 @@ impl Resolver {
             Ok(None) => return absent(),
             Err(error) => Finding::Failed(format!("{query}: {error}")),
         };
-        (Asked::Told(finding), word(proof))
+        let invitation = match &finding {
+            Finding::Found(found) => record::inviting(&texts, &found.id).map(<[u8]>::to_vec),
+            Finding::Nothing { .. } | Finding::Failed(_) => None,
+        };
+        (Asked::Told(finding, invitation), word(proof))
     }
 
     /// Asks for TXT records. The error says why `query` is no name.

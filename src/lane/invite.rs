@@ -90,7 +90,14 @@ impl Invitation {
     /// The fields that tell it in a TXT record with the Tox ID.
     pub fn fields(&self) -> String {
         let relays: Vec<String> = self.relays.iter().map(|relay| base32(&relay.octets())).collect();
-        format!("inv={};r={}", base32(&self.inbox()), relays.join(","))
+        format!("{}={};r={}", record::INVITATION, base32(&self.inbox()), relays.join(","))
+    }
+
+    /// Whether it still leads to the one who tells `now` instead: the same inbox, and a relay that he has, as far as he
+    /// knows any.
+    pub fn reaches(&self, now: &Self) -> bool {
+        let has = |relay: &RelayRef| now.relays.iter().any(|other| other.key == relay.key);
+        self.inbox() == now.inbox() && (now.relays.is_empty() || self.relays.iter().any(has))
     }
 
     /// Reads these fields of a TXT record that leads to this Tox ID; `None` if it has no invitation.
@@ -98,7 +105,7 @@ impl Invitation {
     /// # Errors
     /// It has one that cannot be read.
     pub fn from_record(id: ToxId, text: &[u8]) -> Option<Result<Self, InvalidInvitation>> {
-        let inbox = record::field(text, "inv")?;
+        let inbox = record::field(text, record::INVITATION)?;
         let read = || {
             let inbox = octets(inbox)?;
             let relays = record::field(text, "r").ok_or(InvalidInvitation)?.split(|octet| *octet == b',');

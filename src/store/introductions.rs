@@ -4,8 +4,9 @@ use rusqlite::params;
 use zeroize::Zeroizing;
 
 use super::contacts::{Request, is_blocked, take_request};
+use super::names::Settled;
 use super::schema::Reader;
-use super::writer::{Store, StoreError};
+use super::writer::{Event, Session, Store, StoreError};
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lane::keys::InviteCode;
 
@@ -37,6 +38,24 @@ pub struct IntroducingRow {
     pub days: u32,
     /// The last of them, counted from the epoch (UTC).
     pub day: Option<u64>,
+}
+
+/// Begins to introduce an account to who was found by a name with an invitation, as long as he has not accepted; anew if
+/// that is another invitation than before.
+pub(super) fn begin(session: &mut Session<'_>, settled: &Settled, key: &PublicKey) -> rusqlite::Result<()> {
+    let Some(invitation) = &settled.invitation else { return Ok(()) };
+    let begun = session
+        .connection
+        .prepare_cached(
+            "INSERT INTO introducing (account, peer, invitation, id, text, days, day)
+             SELECT account, key, ?3, ?4, ?5, 0, NULL FROM contact WHERE account = ?1 AND key = ?2 AND accepted = 0
+             ON CONFLICT DO UPDATE SET invitation = ?3, days = 0, day = NULL WHERE invitation <> ?3",
+        )?
+        .execute(params![settled.account, key.0, invitation, settled.own.octets(), settled.message])?;
+    if begun > 0 {
+        session.events.push(Event::Introducing(settled.account.clone()));
+    }
+    Ok(())
 }
 
 impl Store {

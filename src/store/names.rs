@@ -6,6 +6,7 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
+use super::introductions;
 use super::outcome;
 use super::queue;
 use super::schema::Reader;
@@ -85,6 +86,10 @@ pub struct Settled {
     pub now_s: i64,
     /// How long until a name is looked up again, in milliseconds; 0: only when asked to.
     pub refresh: i64,
+    /// The account's own Tox ID.
+    pub own: ToxId,
+    /// The text of an invitation, by which the account may introduce itself to who was found.
+    pub invitation: Option<String>,
 }
 
 /// What came of accepting a key.
@@ -360,6 +365,7 @@ fn pin(session: &mut Session<'_>, settled: &Settled, found: &Found) -> rusqlite:
             next
         ])?;
     befriend(session, settled, &found.id)?;
+    introductions::begin(session, settled, &key)?;
     // Whatever is not where the name leads now (on its way to an old key, even) goes there from now on.
     session
         .connection
@@ -530,6 +536,7 @@ impl Store {
                     let key = found.id.key();
                     if !super::contacts::is_blocked(session.connection, account, &key)? {
                         befriend(session, &settled, &found.id)?;
+                        introductions::begin(session, &settled, &key)?;
                         release(session, account, &address, &key, found.via, true)?;
                     }
                 }

@@ -240,7 +240,15 @@ fn settle(world: &World, name: &str, finding: Finding) -> Verdict {
 
 fn settled(name: &str) -> Settled {
     let address = name.parse().expect("an address");
-    Settled { account: "alice".into(), address, message: "hi".into(), now_s: 1000, refresh: 86_400_000 }
+    Settled {
+        account: "alice".into(),
+        address,
+        message: "hi".into(),
+        now_s: 1000,
+        refresh: 86_400_000,
+        own: ToxId::new(PublicKey([9; 32]), [0; 4]),
+        invitation: None,
+    }
 }
 
 fn found(key: u8, nospam: u8, proof: Proof, via: Via) -> Found {

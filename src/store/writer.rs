@@ -63,6 +63,8 @@ pub enum Event {
     Names,
     /// A contact was made for a name, or has a new Tox ID: friendship is to be asked of it, with this text.
     Ask(String, ToxId, String),
+    /// An account has somebody new to introduce itself to.
+    Introducing(String),
 }
 
 /// What jobs work on: the open transaction, and what is to happen once it is committed.

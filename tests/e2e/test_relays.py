@@ -79,11 +79,12 @@ class RelayCase(NetworkCase):
         cls.counted += 1
         return f"<{cls.counted}.{cls.__name__}@alice.example>"
 
-    def send(self, one: Agent, other: Agent, size: int) -> tuple[str, bytes]:
-        """Hand a mail to an agent; its queue id and the mail."""
+    def send(self, one: Agent, other: Agent | str, size: int) -> tuple[str, bytes]:
+        """Hand a mail to an agent, for another one or an address; its queue id and the mail."""
+        recipient = other if isinstance(other, str) else f"{other.name}@tox.alt"
         sender = f"{one.name}@{one.name}.example"
         content = mail(self.message_id(), random_body(size, self.counted), sender=sender)
-        return queue_id_of(one.submit(sender, [f"{other.name}@tox.alt"], content)), content
+        return queue_id_of(one.submit(sender, [recipient], content)), content
 
     def arrives(self, agent: Agent, content: bytes) -> None:
         """The mail arrives as it was sent."""

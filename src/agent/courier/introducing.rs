@@ -141,12 +141,18 @@ impl Introductions {
 }
 
 impl Account {
-    /// Takes over from the store to whom the account introduces itself.
+    /// Takes over from the store to whom the account introduces itself; whoever is known already, by the same invitation,
+    /// stays as he is.
     ///
     /// # Errors
     /// The store cannot be read.
     pub(super) fn load_introductions(&mut self, reader: &Reader) -> anyhow::Result<()> {
-        reader.introducing(&self.name)?.into_iter().for_each(|row| self.begin_introducing(row));
+        for row in reader.introducing(&self.name)? {
+            let known = self.introductions.to.get(&row.peer);
+            if known.is_none_or(|to| to.invitation.to_string() != row.invitation) {
+                self.begin_introducing(row);
+            }
+        }
         Ok(())
     }
 

@@ -70,10 +70,7 @@ impl Account {
     /// # Errors
     /// The store fails or the system has no randomness.
     pub(super) fn invitation(&mut self, id: ToxId, renew: bool) -> anyhow::Result<Option<Invitation>> {
-        let good = self.owners.iter().filter(|(_, owner)| owner.in_use && owner.since.is_some());
-        let relays: Vec<RelayRef> =
-            good.map(|(key, owner)| RelayRef { id: owner.id, key: *key }).take(super::clients::MOST_OFFERED).collect();
-        if relays.is_empty() {
+        if self.reachable().is_empty() {
             return Ok(None);
         }
         if renew || self.reception.code.is_none() {
@@ -84,8 +81,19 @@ impl Account {
             self.reception.renewed.extend(before.code);
             self.reception.code = Some(code);
         }
-        let Some(code) = self.reception.code.clone() else { return Ok(None) };
-        Ok(Some(Invitation { id, bits: BITS, code, key: self.secret.public(), relays }))
+        Ok(self.told(id))
+    }
+
+    /// The invitation as it is told with this Tox ID, if one was made; without relays as long as none has answered.
+    pub(super) fn told(&self, id: ToxId) -> Option<Invitation> {
+        let code = self.reception.code.clone()?;
+        Some(Invitation { id, bits: BITS, code, key: self.secret.public(), relays: self.reachable() })
+    }
+
+    /// The relays where a stranger may leave something.
+    fn reachable(&self) -> Vec<RelayRef> {
+        let good = self.owners.iter().filter(|(_, owner)| owner.in_use && owner.since.is_some());
+        good.map(|(key, owner)| RelayRef { id: owner.id, key: *key }).take(super::clients::MOST_OFFERED).collect()
     }
 
     /// Keeps the slots of the invitation open, and answers those who introduced themselves and are contacts.

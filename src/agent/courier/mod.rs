@@ -29,7 +29,8 @@ use super::relay_client::ClientEvent;
 use super::relay_role::RelayHandle;
 use super::reload::Live;
 use crate::engine::transfer::{MailId, Outcome};
-use crate::identity::tox_id::PublicKey;
+use crate::identity::tox_id::{PublicKey, ToxId};
+use crate::lane::invite::Invitation;
 use crate::lane::keys::ToxSecret;
 use crate::store::{Reader, Store};
 use crate::telemetry::clock::Clock;
@@ -52,6 +53,8 @@ enum Message {
     Client(ClientNumber, ClientEvent),
     /// What became of a mail that was fetched.
     Answered(usize, PublicKey, MailId, Vec<(u32, Outcome)>),
+    /// The store has somebody new to introduce the account to.
+    Introducing(usize),
     /// What a parcel told is in the store, durably.
     Settled(usize, PublicKey, MailId),
     /// The work for an introduction to this contact on this day is done, or was in vain.
@@ -94,6 +97,16 @@ impl Handle {
     /// A contact says something about lanes, over the link.
     pub fn word(&self, account: usize, peer: PublicKey, kind: u64, octets: Vec<u8>) {
         self.send(Message::Word(account, peer, kind, octets));
+    }
+
+    /// The store has somebody new to introduce the account to.
+    pub fn introducing(&self, account: usize) {
+        self.send(Message::Introducing(account));
+    }
+
+    /// The invitation that an account tells under this Tox ID, if one was made; without relays as long as none has answered.
+    pub fn told(&self, account: usize, id: ToxId) -> Option<Invitation> {
+        self.ask(move |courier| courier.accounts[account].told(id)).flatten()
     }
 
     /// Asks the thread for something and waits for the answer; `None` when it has ended.
@@ -237,6 +250,11 @@ impl Courier {
             }
             Message::Answered(account, peer, parcel, answers) => {
                 self.accounts[account].on_answered(peer, parcel, &answers);
+            }
+            Message::Introducing(account) => {
+                if let Err(error) = self.accounts[account].load_introductions(&self.reader) {
+                    log::error!("cannot read to whom to introduce an account: {error:#}");
+                }
             }
             Message::Settled(account, peer, parcel) => self.accounts[account].settle(peer, parcel),
             Message::Stamped(account, peer, day, stamp) => {

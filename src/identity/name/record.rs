@@ -14,6 +14,10 @@ use crate::mail::address::Address;
 const MAX_TEXT: usize = 4096;
 /// The characters of a sealed ID: 54 octets in the base32 of tox3.
 const SEALED: usize = 87;
+/// The field that tells an invitation; what it means is not read here.
+pub const INVITATION: &str = "inv";
+/// The longest character-string of a TXT record, in octets (RFC 1035 section 3.3).
+const MAX_STRING: usize = 255;
 /// The fields that mean something. Each may stand once.
 const KEYS: [&str; 5] = ["v", "id", "pub", "check", "sign"];
 
@@ -306,16 +310,26 @@ pub fn select(texts: &[impl AsRef<[u8]>]) -> Result<Option<Record>, SelectError>
     }
 }
 
+/// The text among these of a name's records that leads to `id` and tells an invitation; `None` also if several do, and differ.
+pub fn inviting<'a>(texts: &'a [impl AsRef<[u8]>], id: &ToxId) -> Option<&'a [u8]> {
+    let leads_there = |text: &&[u8]| matches!(read(text), Ok(Some(Record::Tox1 { id: other, .. })) if other == *id);
+    let mut inviting = texts.iter().map(AsRef::as_ref).filter(leads_there);
+    let first = inviting.find(|text| field(text, INVITATION).is_some())?;
+    let differs = |text: &[u8]| field(text, INVITATION).is_some() && text != first;
+    (!inviting.any(differs)).then_some(first)
+}
+
 /// The record of `id`, in the form that every historic client reads.
 pub fn write(id: &ToxId) -> String {
     format!("v=tox1;id={id}")
 }
 
-/// The line that publishes `id` for `address` in a zone file (RFC 1035 section 5.1), with a TTL of 3600 s.
+/// The line that publishes `id` for `address` in a zone file (RFC 1035 section 5.1), with a TTL of 3600 s. `more` are further
+/// fields, such as `inv=…;r=…`, in character-strings of their own: whoever reads the first one alone finds the ID in it.
 ///
 /// # Errors
 /// The address has no name in DNS, or its name or domain cannot be written.
-pub fn zone_line(address: &Address, id: &ToxId) -> Result<String, InvalidName> {
+pub fn zone_line(address: &Address, id: &ToxId, more: &str) -> Result<String, InvalidName> {
     let query = Query::of_address(address)?;
     if query.labels.first().is_some_and(|label| label == b"*") {
         return Err(InvalidName::Wildcard);
@@ -333,7 +347,12 @@ pub fn zone_line(address: &Address, id: &ToxId) -> Result<String, InvalidName> {
         }
         line.push('.');
     }
-    Ok(format!("{line}{}. 3600 IN TXT \"{}\"", query.domain, write(id)))
+    let first = if more.is_empty() { write(id) } else { write(id) + ";" };
+    line.push_str(&format!("{}. 3600 IN TXT \"{first}\"", query.domain));
+    for field in more.split_inclusive(';').map(str::as_bytes).flat_map(|field| field.chunks(MAX_STRING)) {
+        line.push_str(&format!(" \"{}\"", String::from_utf8_lossy(field)));
+    }
+    Ok(line)
 }
 
 #[cfg(test)]
@@ -526,7 +545,7 @@ mod tests {
 
     #[test]
     fn a_zone_file_gets_one_line_that_names_one_address() {
-        let line = |address: &str| zone_line(&address.parse::<Address>().expect(address), &id(ID));
+        let line = |address: &str| zone_line(&address.parse::<Address>().expect(address), &id(ID), "");
         for (address, owner) in [
             ("Alice@Example.org", "alice._tox.example.org."),
             ("first.last@example.org", "first.last._tox.example.org."),
@@ -541,6 +560,40 @@ mod tests {
         assert_eq!(line("*.a@example.org"), Err(InvalidName::Wildcard));
         assert_eq!(line("bob@exämple.se"), Err(InvalidName::NotAscii));
         assert_eq!(line("bob@tox.alt"), Err(InvalidName::NotDns("alt")));
+    }
+
+    #[test]
+    fn what_else_is_told_stands_in_strings_of_its_own() {
+        let relays = format!("r={}", "a".repeat(2 * MAX_STRING));
+        let line = zone_line(&"alice@example.org".parse().expect("good"), &id(ID), &format!("inv=b;{relays}"));
+        let line = line.expect("a name");
+        let strings: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
+        assert_eq!(strings[..2], [&format!("v=tox1;id={ID};"), "inv=b;"]);
+        assert_eq!(strings[2..].concat(), relays);
+        assert!(strings.iter().all(|text| text.len() <= MAX_STRING));
+        let record = strings.concat();
+        assert_eq!(select(&[&record]), Ok(Some(tox1(None))));
+        assert_eq!(field(record.as_bytes(), "inv"), Some(&b"b"[..]));
+    }
+
+    #[test]
+    fn an_invitation_is_that_of_the_record_with_the_id() {
+        let plain = format!("v=tox1;id={ID}");
+        let (one, two) = (format!("{plain};inv=a"), format!("{plain};inv=b"));
+        let (other, foreign) = (format!("v=tox1;id={OTHER};inv=c"), "v=spf1;inv=d".to_owned());
+        for (texts, told) in [
+            (vec![&plain], None),
+            (vec![&one], Some(&one)),
+            (vec![&plain, &one, &foreign, &other], Some(&one)),
+            (vec![&one, &one], Some(&one)),
+            (vec![&one, &two], None),
+            (vec![&other], None),
+        ] {
+            let turned: Vec<&String> = texts.iter().rev().copied().collect();
+            for texts in [texts, turned] {
+                assert_eq!(inviting(&texts, &id(ID)), told.map(|text| text.as_bytes()), "{texts:?}");
+            }
+        }
     }
 
     #[test]

@@ -227,3 +227,46 @@ fn introducing_ends_with_the_contact_or_its_answer() {
     assert!(reader.introducing("alice").expect("the store").is_empty());
     assert!(reader.contacts(Some("alice")).expect("the store")[0].accepted);
 }
+
+#[test]
+fn who_is_found_by_a_name_with_an_invitation_is_introduced_to_until_he_has_accepted() {
+    let mut world = World::new();
+    let settle = |world: &World, invitation: &str| {
+        let settled = Settled { invitation: Some(invitation.into()), ..settled("bob@example.org") };
+        world.store.settle(settled, secure(2), trust::Policy::default()).expect("the store answers")
+    };
+    let told = |world: &mut World| {
+        world.settled().iter().filter(|event| matches!(event, Event::Introducing(name) if name == "alice")).count()
+    };
+    let introducing = |world: &World| -> Vec<(PublicKey, String, ToxId, String, u32)> {
+        let rows = world.reader().introducing("alice").expect("the store");
+        rows.into_iter().map(|row| (row.peer, row.invitation, row.id, row.text, row.days)).collect()
+    };
+    let row =
+        |invitation: &str| vec![(PEER, invitation.to_owned(), settled("bob@example.org").own, "hi".to_owned(), 0)];
+    world.enqueue(Some("M"), b"body", &["bob@example.org"]);
+    assert!(matches!(settle(&world, "one"), Verdict::Pin(_)));
+    assert_eq!((told(&mut world), introducing(&world)), (1, row("one")));
+    // What he was told already is not begun anew, unless his invitation is another one.
+    let known = world.reader().introducing("alice").expect("the store").remove(0);
+    world.store.put_introducing("alice", IntroducingRow { days: 3, day: Some(20_000), ..known }).expect("the store");
+    assert!(matches!(settle(&world, "one"), Verdict::Same(_)));
+    assert_eq!((told(&mut world), introducing(&world)[0].4), (0, 3));
+    assert!(matches!(settle(&world, "two"), Verdict::Same(_)));
+    assert_eq!((told(&mut world), introducing(&world)), (1, row("two")));
+    // Whoever has accepted knows us.
+    world.store.end_introducing("alice", PEER, true).expect("the store");
+    assert!(matches!(settle(&world, "three"), Verdict::Same(_)));
+    assert_eq!((told(&mut world), introducing(&world)), (0, vec![]));
+}
+
+#[test]
+fn another_key_is_not_introduced_to_by_its_invitation() {
+    let mut world = World::new();
+    world.enqueue(Some("M"), b"body", &["bob@example.org"]);
+    assert!(matches!(settle(&world, "bob@example.org", secure(2)), Verdict::Pin(_)));
+    let changed = Settled { invitation: Some("other".into()), ..settled("bob@example.org") };
+    let verdict = world.store.settle(changed, secure(4), trust::Policy::default()).expect("the store answers");
+    assert!(matches!(verdict, Verdict::Changed(..)));
+    assert!(world.reader().introducing("alice").expect("the store").is_empty());
+}

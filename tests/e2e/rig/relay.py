@@ -3,7 +3,7 @@
 import base64
 import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,7 @@ def person(
     binaries: Path,
     bootstrap: Bootstrap,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    addresses: Sequence[str] = (),
     **account: Any,
 ) -> Agent:
     """An agent who uses relays; `account` are further keys of its account."""
@@ -141,7 +142,7 @@ def person(
         name,
         binaries=binaries,
         bootstrap=bootstrap,
-        addresses=[f"{name}@tox.example"],
+        addresses=addresses or [f"{name}@tox.example"],
         senders=[f"{name}@{name}.example"],
         settings={**SOON, **(settings or {})},
         extra_config="".join(f'{key} = "{value}"\n' for key, value in keys.items()),
@@ -166,7 +167,8 @@ def wait_owner(agent: Agent, relays: Iterable[str], timeout: float = 120.0) -> N
 
     def probe() -> bool:
         agent.require_alive()
-        return wanted <= {key for key, used in relays_used(agent).items() if used["slots"] > 0}
+        used = agent.json("relay", "status")["used"]
+        return wanted <= {str(relay["key"]) for relay in used if relay["slots"] > 0}
 
     wait_for(f"slots of {agent.name} at {len(wanted)} relays", probe, timeout, interval=0.1)
 
