@@ -197,7 +197,7 @@ impl Account {
     /// What is to be looked at from time to time.
     pub fn look(&mut self, reader: &Reader, clients: &mut ClientNumber) {
         let connected = self.tox.snapshot().connection != crate::tox::Connection::Offline;
-        self.adapt(connected);
+        self.adapt(self.now(), connected);
         let looked = (|| -> anyhow::Result<()> {
             self.choose_relays(reader, clients)?;
             self.renew_keys()?;
@@ -215,7 +215,7 @@ impl Account {
 
     /// Tells both sides of a change of the settings, or of whether the account is connected. Not when nothing changed: each
     /// time all is decided anew, and visits that did not come about get their whole time once more.
-    pub(super) fn adapt(&mut self, connected: bool) {
+    pub(super) fn adapt(&mut self, now: u64, connected: bool) {
         let settings = settings(&self.shared, &self.name);
         if self.settings != settings {
             self.settings = settings.clone();
@@ -224,7 +224,7 @@ impl Account {
         }
         if self.connected != Some(connected) {
             self.connected = Some(connected);
-            self.outbox.handle(self.now(), outbox::Input::Connected(connected));
+            self.outbox.handle(now, outbox::Input::Connected(connected));
         }
     }
 

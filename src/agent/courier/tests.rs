@@ -293,9 +293,9 @@ fn a_visit_that_does_not_come_about_is_given_up_however_often_is_looked() {
     let mut visits = |account: &mut Account, until: u64, wanted: fn(&outbox::Action) -> bool| {
         while now < until {
             now += 1000;
-            account.adapt(true);
+            account.adapt(now, true);
             account.outbox.poll(now, &mut actions);
-            let records: Vec<_> = actions.drain(..).collect();
+            let records = std::mem::take(&mut actions);
             for action in &records {
                 if let outbox::Action::Record { peer, place, .. } = action {
                     account.outbox.handle(now, outbox::Input::Recorded { peer: *peer, place: *place });

@@ -326,3 +326,17 @@ fn when_relays_of_contacts_were_reached_is_forgotten_after_a_time() {
     world.settled();
     assert_eq!(world.reader().contacts_relays_seen("alice").expect("read"), [(RelayKey([2; 32]), 200)]);
 }
+
+#[test]
+fn tables_of_version_4_get_their_indices() {
+    let state = tempfile::tempdir().expect("a folder");
+    let old = schema::open(state.path()).expect("made");
+    old.execute_batch(
+        "DROP INDEX recipient_order; DROP INDEX receipt_owed; DROP INDEX receipt_parcel; PRAGMA user_version = 4;",
+    )
+    .expect("as they were");
+    drop(old);
+    drop(schema::open(state.path()).expect("brought up to date"));
+    let reader = Reader::open(state.path()).expect("a reader");
+    assert!(reader.waiting("alice", &PEER, 0, 10).expect("the index is there").is_empty());
+}
