@@ -41,6 +41,16 @@ pub struct Manager {
     pub relays: Option<Arc<dyn Relays>>,
 }
 
+impl From<Connection> for api::Connection {
+    fn from(connection: Connection) -> Self {
+        match connection {
+            Connection::Offline => Self::Offline,
+            Connection::Tcp => Self::Tcp,
+            Connection::Udp => Self::Udp,
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         Self::Unavailable(format!("the store does not answer: {error}"))
@@ -246,11 +256,7 @@ impl Backend for Manager {
                 name: account.name.clone(),
                 tox_id: self.names.id(at).to_string(),
                 address: account.address.to_string(),
-                connection: match snapshot.connection {
-                    Connection::Offline => api::Connection::Offline,
-                    Connection::Tcp => api::Connection::Tcp,
-                    Connection::Udp => api::Connection::Udp,
-                },
+                connection: snapshot.connection.into(),
                 contacts_total: reader.contacts(Some(&account.name))?.len() as u64,
                 contacts_online: snapshot.online.len() as u64,
                 requests: requests.iter().filter(|request| request.answer == Answer::Open).count() as u64,

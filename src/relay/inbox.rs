@@ -17,7 +17,7 @@ use crate::identity::tox_id::PublicKey;
 use crate::lane::keys::{Class, RelayKey};
 
 /// What may be changed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The mean pause between two looks at a relay.
     pub poll: u64,

@@ -19,7 +19,7 @@ use crate::lane::keys::{Class, RelayKey};
 use crate::lane::parcel::MAX_PARTS;
 
 /// What may be changed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// How long a contact must be offline, and mail have waited, before it goes to relays.
     pub relay_after: u64,

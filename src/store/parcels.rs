@@ -129,6 +129,25 @@ fn parcel(row: &Row<'_>) -> rusqlite::Result<Parcel> {
 
 const PARCEL: &str = "SELECT peer, id, mail, head, octets, queued, expires, copies, since, finished FROM parcel";
 
+fn receipt(row: &Row<'_>) -> rusqlite::Result<Receipt> {
+    Ok(Receipt {
+        peer: PublicKey(row.get(0)?),
+        transfer: MailId(row.get(1)?),
+        number: row.get(2)?,
+        item: row.get(3)?,
+        made: row.get(4)?,
+        parcel: row.get::<_, Option<[u8; 16]>>(5)?.map(MailId),
+    })
+}
+
+pub(super) const RECEIPT: &str = "SELECT peer, transfer, number, item, made, parcel FROM receipt";
+
+/// In the order of `recipient_order`: what is read is what is returned, and the parcels between.
+pub(super) const WAITING: &str = "SELECT transfer, mail FROM recipient INDEXED BY recipient_order
+     WHERE account = ?1 AND peer = ?2 AND mail > ?3 GROUP BY mail, transfer
+     HAVING max(state) = 0 AND NOT EXISTS
+     (SELECT 1 FROM parcel p WHERE p.account = ?1 AND p.peer = ?2 AND p.id = transfer) ORDER BY mail, transfer LIMIT ?4";
+
 /// The sender of these mails knows what became of them: no receipt is owed for them any more.
 pub(super) fn receipts_heard(
     db: &rusqlite::Connection,
@@ -357,7 +376,7 @@ impl Reader {
             .collect()
     }
 
-    /// The parcels that carry receipts of which none is owed any more, and that are not finished.
+    /// The parcels without mail that carry receipts of which none is owed any more, and that are not finished.
     ///
     /// # Errors
     /// The store fails.
@@ -368,6 +387,19 @@ impl Reader {
                  (SELECT 1 FROM receipt r WHERE r.account = ?1 AND r.peer = parcel.peer AND r.parcel = parcel.id)",
             )?
             .query_map([account], |row| Ok((PublicKey(row.get(0)?), MailId(row.get(1)?))))?
+            .collect()
+    }
+
+    /// The parcels without mail whose time is over, and that are not finished.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn parcels_out_of_time(&self, account: &str, now: i64) -> rusqlite::Result<Vec<(PublicKey, MailId)>> {
+        self.connection
+            .prepare_cached(
+                "SELECT peer, id FROM parcel WHERE account = ? AND finished = 0 AND mail IS NULL AND expires <= ?",
+            )?
+            .query_map(params![account, now], |row| Ok((PublicKey(row.get(0)?), MailId(row.get(1)?))))?
             .collect()
     }
 
@@ -411,40 +443,47 @@ impl Reader {
             .collect()
     }
 
-    /// The receipts that an account owes.
+    /// The receipts that an account owes and that no parcel carries, the oldest first.
     ///
     /// # Errors
     /// The store fails.
-    pub fn receipts(&self, account: &str) -> rusqlite::Result<Vec<Receipt>> {
+    pub fn receipts_owed(&self, account: &str) -> rusqlite::Result<Vec<Receipt>> {
         self.connection
-            .prepare_cached(
-                "SELECT peer, transfer, number, item, made, parcel FROM receipt WHERE account = ? ORDER BY made",
-            )?
-            .query_map([account], |row| {
-                Ok(Receipt {
-                    peer: PublicKey(row.get(0)?),
-                    transfer: MailId(row.get(1)?),
-                    number: row.get(2)?,
-                    item: row.get(3)?,
-                    made: row.get(4)?,
-                    parcel: row.get::<_, Option<[u8; 16]>>(5)?.map(MailId),
-                })
-            })?
+            .prepare_cached(&format!("{RECEIPT} WHERE account = ? AND parcel IS NULL ORDER BY made"))?
+            .query_map([account], receipt)?
             .collect()
     }
 
-    /// Up to `limit` mails that wait for a contact, are not being sent, and are no parcels yet; the oldest first.
+    /// All receipts that an account owes a contact.
     ///
     /// # Errors
     /// The store fails.
-    pub fn waiting(&self, account: &str, peer: &PublicKey, limit: u32) -> rusqlite::Result<Vec<Waiting>> {
-        let mut transfers = self.connection.prepare_cached(
-            "SELECT transfer, mail FROM recipient WHERE account = ?1 AND peer = ?2 GROUP BY transfer
-             HAVING max(state) = 0 AND NOT EXISTS
-             (SELECT 1 FROM parcel p WHERE p.account = ?1 AND p.peer = ?2 AND p.id = transfer) ORDER BY mail LIMIT ?3",
-        )?;
+    pub fn receipts_of(&self, account: &str, peer: &PublicKey) -> rusqlite::Result<Vec<Receipt>> {
+        self.connection
+            .prepare_cached(&format!("{RECEIPT} WHERE account = ? AND peer = ?"))?
+            .query_map(params![account, peer.0], receipt)?
+            .collect()
+    }
+
+    /// The newest mail that is queued for a contact; 0 where there is none.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn newest_mail(&self, account: &str, peer: &PublicKey) -> rusqlite::Result<i64> {
+        self.connection
+            .prepare_cached("SELECT coalesce(max(mail), 0) FROM recipient WHERE account = ? AND peer = ?")?
+            .query_row(params![account, peer.0], |row| row.get(0))
+    }
+
+    /// Up to `limit` mails that wait for a contact, came after the mail in row `after`, are not being sent, and are no
+    /// parcels yet; the oldest first.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn waiting(&self, account: &str, peer: &PublicKey, after: i64, limit: u32) -> rusqlite::Result<Vec<Waiting>> {
+        let mut transfers = self.connection.prepare_cached(WAITING)?;
         let transfers: Vec<([u8; 16], i64)> = transfers
-            .query_map(params![account, peer.0, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .query_map(params![account, peer.0, after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let mut waiting = Vec::with_capacity(transfers.len());
         for (transfer, mail) in transfers {

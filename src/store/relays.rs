@@ -44,6 +44,14 @@ impl Store {
         });
     }
 
+    /// Forgets relays of contacts that were last reached before then (milliseconds of the queue clock).
+    pub fn prune_contacts_relays(&self, before: i64) {
+        self.record(move |session| {
+            session.connection.prepare_cached("DELETE FROM relay_seen WHERE at < ?")?.execute([before])?;
+            Ok(())
+        });
+    }
+
     /// Keeps a relay, or takes over a new Tox ID or invite of one that is known. What the operator tells goes before what a
     /// contact offers. Of each contact there is one: with more, one contact could have all mail wait at relays of his.
     ///
@@ -53,6 +61,13 @@ impl Store {
         let account = account.to_owned();
         self.call(move |session| {
             if let Some(peer) = relay.offered_by {
+                session
+                    .connection
+                    .prepare_cached(
+                        "DELETE FROM slot_window WHERE account = ?1 AND relay IN
+                         (SELECT key FROM relay WHERE account = ?1 AND offered_by = ?2 AND key <> ?3)",
+                    )?
+                    .execute(params![account, peer.0, relay.key.0])?;
                 session
                     .connection
                     .prepare_cached("DELETE FROM relay WHERE account = ? AND offered_by = ? AND key <> ?")?

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this program writes (`PRAGMA user_version`).
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 const MAILS: &str = "
 CREATE TABLE mail (
@@ -299,6 +299,13 @@ CREATE TABLE introducing (         -- contacts to whom an account introduces its
 ) WITHOUT ROWID;
 ";
 
+/// From version 4, where each look for what goes by relays read all of the queue and all receipts.
+const FROM_4: &str = "
+CREATE INDEX recipient_order ON recipient (account, peer, mail, transfer, state);
+CREATE INDEX receipt_owed ON receipt (account, made) WHERE parcel IS NULL;
+CREATE INDEX receipt_parcel ON receipt (account, peer, parcel) WHERE parcel IS NOT NULL;
+";
+
 /// The database below the state directory.
 pub(super) fn database(state_dir: &Path) -> PathBuf {
     state_dir.join("queue.sqlite")
@@ -331,11 +338,15 @@ pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
         0 => {
-            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2, FROM_3].concat())?;
+            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2, FROM_3, FROM_4].concat())?;
         }
-        1 => upgrade(&connection, &[&FROM_1.replace("@RECIPIENTS@", RECIPIENTS), NAMES, FROM_2, FROM_3].concat())?,
-        2 => upgrade(&connection, &[FROM_2, FROM_3].concat())?,
-        3 => upgrade(&connection, FROM_3)?,
+        1 => {
+            let recipients = FROM_1.replace("@RECIPIENTS@", RECIPIENTS);
+            upgrade(&connection, &[&recipients, NAMES, FROM_2, FROM_3, FROM_4].concat())?;
+        }
+        2 => upgrade(&connection, &[FROM_2, FROM_3, FROM_4].concat())?,
+        3 => upgrade(&connection, &[FROM_3, FROM_4].concat())?,
+        4 => upgrade(&connection, FROM_4)?,
         VERSION => {}
         newer => bail!("{} is of version {newer}, this program knows {VERSION}: do not downgrade", path.display()),
     }
@@ -363,5 +374,13 @@ impl Reader {
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { connection })
+    }
+
+    /// A number that is another one once anything was committed since it was last read here (`PRAGMA data_version`).
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn version(&self) -> rusqlite::Result<i64> {
+        self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
     }
 }

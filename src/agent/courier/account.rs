@@ -8,6 +8,7 @@ use super::incoming::Assembling;
 use super::introducing::Introductions;
 use super::invitation::Reception;
 use super::lanes::{Followed, Offered};
+use super::outgoing::Gathered;
 use super::{ClientNumber, Own, Shared, random};
 use crate::agent::account::Handle as ToxHandle;
 use crate::agent::partial::Partials;
@@ -67,6 +68,9 @@ pub(super) struct Account {
     pub online: HashSet<PublicKey>,
     pub outbox: Outbox,
     pub inbox: Inbox,
+    /// What both were last told.
+    settings: (inbox::Settings, outbox::Settings),
+    connected: Option<bool>,
     /// Relays where we are an owner.
     pub owners: BTreeMap<RelayKey, Owner>,
     /// Visits under way.
@@ -85,6 +89,10 @@ pub(super) struct Account {
     pub invited: HashMap<PublicKey, i64>,
     /// Contacts that mail may have come for which the outbox has no room.
     pub full: HashSet<PublicKey>,
+    /// How far the queue was looked through for mail that is to be a parcel.
+    pub gathered: HashMap<PublicKey, Gathered>,
+    /// What the store had when parcels that nobody needs were last looked for ([`Reader::version`]).
+    pub finished_at: Option<i64>,
     /// Who introduces himself to us.
     pub reception: Reception,
     /// To whom we introduce ourselves.
@@ -112,7 +120,7 @@ impl Account {
             }
         };
         let now = u64::try_from(shared.clock.queue_ms()).unwrap_or(0);
-        let (inbox_settings, outbox_settings) = settings(&shared, &name);
+        let settings = settings(&shared, &name);
         let mut account = Self {
             partials: Partials::new(shared.state_dir.join("incoming").join(&name))?,
             number,
@@ -124,8 +132,10 @@ impl Account {
             offered: HashMap::new(),
             followed: HashMap::new(),
             online: HashSet::new(),
-            outbox: Outbox::new(outbox_settings, random()?, now),
-            inbox: Inbox::new(inbox_settings, random()?),
+            outbox: Outbox::new(settings.1.clone(), random()?, now),
+            inbox: Inbox::new(settings.0.clone(), random()?),
+            settings,
+            connected: None,
             owners: BTreeMap::new(),
             visits: HashMap::new(),
             slots: HashMap::new(),
@@ -135,6 +145,8 @@ impl Account {
             answered: HashSet::new(),
             invited: HashMap::new(),
             full: HashSet::new(),
+            gathered: HashMap::new(),
+            finished_at: None,
             reception: Reception::default(),
             introductions: Introductions::new(tox_secret),
             choose: true,
@@ -184,11 +196,8 @@ impl Account {
 
     /// What is to be looked at from time to time.
     pub fn look(&mut self, reader: &Reader, clients: &mut ClientNumber) {
-        let (inbox_settings, outbox_settings) = settings(&self.shared, &self.name);
-        self.inbox.set(inbox_settings);
-        self.outbox.set(outbox_settings);
         let connected = self.tox.snapshot().connection != crate::tox::Connection::Offline;
-        self.outbox.handle(self.now(), outbox::Input::Connected(connected));
+        self.adapt(self.now(), connected);
         let looked = (|| -> anyhow::Result<()> {
             self.choose_relays(reader, clients)?;
             self.renew_keys()?;
@@ -201,6 +210,21 @@ impl Account {
         })();
         if let Err(error) = looked {
             log::error!("{}: cannot look after mail at relays: {error:#}", self.name);
+        }
+    }
+
+    /// Tells both sides of a change of the settings, or of whether the account is connected. Not when nothing changed: each
+    /// time all is decided anew, and visits that did not come about get their whole time once more.
+    pub(super) fn adapt(&mut self, now: u64, connected: bool) {
+        let settings = settings(&self.shared, &self.name);
+        if self.settings != settings {
+            self.settings = settings.clone();
+            self.inbox.set(settings.0);
+            self.outbox.set(settings.1);
+        }
+        if self.connected != Some(connected) {
+            self.connected = Some(connected);
+            self.outbox.handle(now, outbox::Input::Connected(connected));
         }
     }
 
@@ -240,6 +264,8 @@ impl Account {
         } else {
             self.online.remove(&peer);
         }
+        // What was being sent over the link waits again.
+        self.gathered.remove(&peer);
         self.outbox.handle(self.now(), outbox::Input::Contact { peer, online: up });
         if up && let Err(error) = self.greet(peer) {
             log::error!("{}: cannot offer a lane: {error:#}", self.name);
@@ -252,6 +278,9 @@ impl Account {
         self.outbox.handle(self.now(), outbox::Input::LaneGone(peer));
         self.followed.remove(&peer);
         self.parcels.retain(|(of, _), _| *of != peer);
+        self.answered.retain(|(of, _)| *of != peer);
+        self.gathered.remove(&peer);
+        self.full.remove(&peer);
         self.forget_introduction(peer);
         if let Some(offered) = self.offered.get_mut(&peer) {
             offered.ended = true;

@@ -80,6 +80,25 @@ impl Account {
     /// # Errors
     /// The store cannot be read.
     pub(super) fn choose_relays(&mut self, reader: &Reader, clients: &mut ClientNumber) -> anyhow::Result<()> {
+        self.decide_relays(reader)?;
+        let idle: Vec<RelayKey> =
+            self.owners.iter().filter(|(_, owner)| owner.client.is_none()).map(|(key, _)| *key).collect();
+        if idle.is_empty() {
+            return Ok(());
+        }
+        for row in reader.relays(&self.name)? {
+            if idle.contains(&row.key) {
+                self.open_owner(row, clients);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides which relays are used, and ends the clients of those that are forgotten.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) fn decide_relays(&mut self, reader: &Reader) -> anyhow::Result<()> {
         let (now, queue_now) = (self.seconds(), self.shared.clock.queue_ms());
         let due = self.chosen_at.is_none_or(|at| queue_now - at > CHOOSE);
         if self.choose || due {
@@ -123,16 +142,6 @@ impl Account {
                     };
                     self.inbox.handle(self.now(), lane);
                 }
-            }
-        }
-        let idle: Vec<RelayKey> =
-            self.owners.iter().filter(|(_, owner)| owner.client.is_none()).map(|(key, _)| *key).collect();
-        if idle.is_empty() {
-            return Ok(());
-        }
-        for row in reader.relays(&self.name)? {
-            if idle.contains(&row.key) {
-                self.open_owner(row, clients);
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! What is registered, fetched and removed, and how parts become mail.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -118,11 +119,11 @@ impl Account {
                 }
             }
             // Slots that are done with are named no more.
-            let low = |peer: &PublicKey, place: &Place| {
-                let of = |line: &&SlotWindow| (line.peer, line.relay, line.class) == (*peer, place.relay, place.class);
-                windows.iter().find(of).is_some_and(|line| place.number < line.window.low)
-            };
-            self.slots.retain(|_, (peer, place)| !low(peer, place));
+            let low: HashMap<_, _> =
+                windows.iter().map(|line| ((line.peer, line.relay, line.class), line.window.low)).collect();
+            self.slots.retain(|_, (peer, place)| {
+                low.get(&(*peer, place.relay, place.class)).is_none_or(|low| place.number >= *low)
+            });
             if let Err(error) = self.shared.store.put_windows(&self.name, windows) {
                 log::error!("{}: cannot note which slots are registered: {error}", self.name);
             }

@@ -102,7 +102,14 @@ impl Account {
                 self.inbox.handle(now, inbox::Input::LaneGone(peer));
             }
         }
-        for line in reader.lanes_out(&self.name)?.into_iter().filter(|lane| contacts.contains(&lane.peer)) {
+        for line in reader.lanes_out(&self.name)? {
+            if !contacts.contains(&line.peer) {
+                // The agent ended before it could forget them. With slots to be taken back they are forgotten after that.
+                if !self.offered.contains_key(&line.peer) {
+                    self.shared.store.forget_lanes(&self.name, line.peer)?;
+                }
+                continue;
+            }
             match Offer::from_octets(&line.offer, &self.own, Some(&line.key)) {
                 Ok(offer) => drop(self.followed.insert(line.peer, Followed { offer })),
                 Err(error) => log::error!("{}: the lane of {} in the store: {error}", self.name, line.peer),
@@ -140,10 +147,8 @@ impl Account {
             self.say(peer, RELAY, relay.descriptor().octets().to_vec());
         }
         let reader = Reader::open(&self.shared.state_dir)?;
-        for receipt in reader.receipts(&self.name)? {
-            if receipt.peer == peer {
-                self.say(peer, ITEMS, receipt.item);
-            }
+        for receipt in reader.receipts_of(&self.name, &peer)? {
+            self.say(peer, ITEMS, receipt.item);
         }
         Ok(())
     }
@@ -438,6 +443,7 @@ impl Account {
         log::info!("{}: mail for contact {} may wait at {} relays", self.name, peer.short(), relays.len());
         let serial = offer.serial;
         self.followed.insert(peer, Followed { offer });
+        self.gathered.remove(&peer);
         self.outbox.handle(now, outbox::Input::Lane { peer, relays, next: BTreeMap::new() });
         self.full.insert(peer);
         if direct {
@@ -463,7 +469,8 @@ impl Account {
                     if matches!(&outcome, Outcome::Refused(refusal) if !refusal.is_permanent()) {
                         continue;
                     }
-                    if !direct {
+                    // Of what is no parcel of ours, a contact could have us remember any number.
+                    if !direct && self.parcels.contains_key(&(peer, id)) {
                         self.answered.insert((peer, id));
                     }
                     self.shared.store.outcome(peer, id, index, outcome);

@@ -17,7 +17,6 @@ use crate::relay::descriptor::{Descriptor, Invite};
 use crate::relay::outbox::State;
 use crate::store::{IntroducingRow, RelayRow, Store};
 use crate::telemetry::clock::Clock;
-use crate::tox::Connection;
 
 /// Answers for the courier.
 pub struct Desk {
@@ -104,11 +103,7 @@ fn own(relay: &RelayHandle) -> api::OwnRelay {
     let status = relay.status();
     api::OwnRelay {
         text: relay.descriptor().to_string(),
-        connection: match status.connection {
-            Connection::Offline => api::Connection::Offline,
-            Connection::Tcp => api::Connection::Tcp,
-            Connection::Udp => api::Connection::Udp,
-        },
+        connection: status.connection.into(),
         open: status.config.open,
         offered: status.config.offer,
         owners: status.totals.owners,

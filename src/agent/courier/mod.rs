@@ -14,6 +14,8 @@ mod invitation;
 mod lanes;
 mod manage;
 mod outgoing;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! What is deposited at the relays of contacts: which mail and which words, and carrying out what the outbox decided.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -14,14 +15,41 @@ use crate::relay::outbox::{Action, Input, State};
 use crate::relay::place::Place;
 use crate::relay::session;
 use crate::relay::wire::Code;
-use crate::store::{Deposit, Parcel, ParcelBody, Reader, Waiting};
+use crate::store::{Deposit, Parcel, ParcelBody, Reader, Receipt, Waiting};
 
 /// How many mails of a contact are made parcels in one look.
 const GATHER: u32 = 64;
+/// How often all of a contact's mail is looked through, in milliseconds: mail that was held, or being sent, or waited for its
+/// name may be older than what was seen.
+const LOOK_THROUGH: i64 = 30_000;
 /// How long answers and offers wait for a contact at relays, in milliseconds.
 const CONTROL_FOR: i64 = 14 * 86_400_000;
 /// How long receipts are owed, in milliseconds.
 const OWED_FOR: i64 = 30 * 86_400_000;
+/// How long it is remembered when a relay of contacts was reached, in milliseconds.
+const SEEN_FOR: i64 = 90 * 86_400_000;
+
+/// How far a contact's mail was looked through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gathered {
+    /// The row of the last mail seen.
+    after: i64,
+    /// When it was begun, in milliseconds of the queue clock.
+    begun: i64,
+    /// What the store had when the end was reached ([`Reader::version`]); `None` before that.
+    version: Option<i64>,
+}
+
+impl Gathered {
+    /// Where to go on at this time, with a store of this version; `None`: there can be nothing new.
+    fn next(before: Option<Self>, now: i64, version: i64) -> Option<Self> {
+        match before {
+            Some(at) if at.version == Some(version) => None,
+            Some(at) if at.version.is_none() || now - at.begun < LOOK_THROUGH => Some(at),
+            _ => Some(Self { after: 0, begun: now, version: None }),
+        }
+    }
+}
 
 impl Account {
     /// Gives the outbox the parcels of the store.
@@ -80,10 +108,20 @@ impl Account {
             .map(|(peer, _)| *peer)
             .filter(|peer| self.outbox.takes(peer))
             .collect();
+        let (now, version) = (self.shared.clock.queue_ms(), reader.version()?);
         for peer in peers {
-            for waiting in reader.waiting(&self.name, &peer, GATHER)? {
+            let Some(mut at) = Gathered::next(self.gathered.get(&peer).copied(), now, version) else { continue };
+            let newest = reader.newest_mail(&self.name, &peer)?;
+            let page = reader.waiting(&self.name, &peer, at.after, GATHER)?;
+            // What cannot go by relays is passed over, or it would be in the way of what came after it.
+            match page.last() {
+                Some(last) if page.len() >= GATHER as usize => (at.after, at.version) = (last.mail, None),
+                _ => (at.after, at.version) = (newest.max(at.after), Some(version)),
+            }
+            for waiting in page {
                 self.gather_one(peer, waiting)?;
             }
+            self.gathered.insert(peer, at);
         }
         Ok(())
     }
@@ -126,8 +164,11 @@ impl Account {
         let Some(config) = self.config() else { return Ok(()) };
         let (now, seconds) = (self.shared.clock.queue_ms(), self.seconds());
         let delay = i64::try_from(config.receipt_delay.as_millis()).unwrap_or(i64::MAX);
-        let receipts: Vec<_> =
-            reader.receipts(&self.name)?.into_iter().filter(|receipt| receipt.parcel.is_none()).collect();
+        let mut owed: HashMap<PublicKey, Vec<Receipt>> = HashMap::new();
+        for receipt in reader.receipts_owed(&self.name)? {
+            owed.entry(receipt.peer).or_default().push(receipt);
+        }
+        let carried = self.carried();
         let reachable: Vec<PublicKey> = self
             .followed
             .iter()
@@ -137,7 +178,7 @@ impl Account {
         for peer in reachable {
             let mut items = Vec::new();
             let mut carries = Vec::new();
-            for receipt in receipts.iter().filter(|receipt| receipt.peer == peer) {
+            for receipt in owed.get(&peer).into_iter().flatten() {
                 // Kept back for a time between nothing and the longest, the same at every look.
                 let part = i64::from(receipt.transfer.0[0]) + 1;
                 if now - receipt.made < delay / 256 * part {
@@ -153,9 +194,7 @@ impl Account {
             }
             let unseen =
                 self.offered.get(&peer).filter(|offered| offered.seen < offered.serial).map(|lane| lane.serial);
-            let unseen = unseen.filter(|serial| {
-                !self.parcels.iter().any(|((of, _), carried)| *of == peer && carried.is_some_and(|at| at >= *serial))
-            });
+            let unseen = unseen.filter(|serial| carried.get(&peer).is_none_or(|carried| carried < serial));
             if items.is_empty() && unseen.is_none() {
                 continue;
             }
@@ -192,6 +231,18 @@ impl Account {
         Ok(())
     }
 
+    /// The newest offer on its way to each contact.
+    fn carried(&self) -> HashMap<PublicKey, u64> {
+        let mut carried: HashMap<PublicKey, u64> = HashMap::new();
+        for ((peer, _), serial) in &self.parcels {
+            if let Some(serial) = *serial {
+                let newest = carried.entry(*peer).or_default();
+                *newest = serial.max(*newest);
+            }
+        }
+        carried
+    }
+
     /// Finds the parcels that nobody needs any more.
     ///
     /// # Errors
@@ -201,19 +252,30 @@ impl Account {
         if self.swept_at.is_none_or(|at| now - at > 3_600_000) {
             self.swept_at = Some(now);
             self.shared.store.prune_receipts(now - OWED_FOR);
+            self.shared.store.prune_contacts_relays(now - SEEN_FOR);
             self.partials.sweep()?;
+            self.finished_at = None;
         }
-        if self.parcels.is_empty() {
+        let version = reader.version()?;
+        if self.parcels.is_empty() || self.finished_at == Some(version) {
             return Ok(());
         }
+        let newest = self.carried();
         let mut finished = reader.parcels_without_mail(&self.name)?;
         for (peer, id) in reader.parcels_without_receipt(&self.name)? {
             let carried = self.parcels.get(&(peer, id)).copied().flatten();
             let seen = self.offered.get(&peer).map_or(u64::MAX, |offered| offered.seen);
-            if carried.is_none_or(|serial| serial <= seen) {
+            // An offer that is known, or whose place a newer one has taken.
+            if carried.is_none_or(|serial| serial <= seen || Some(&serial) < newest.get(&peer)) {
                 finished.push((peer, id));
             }
         }
+        for parcel in reader.parcels_out_of_time(&self.name, now)? {
+            if !finished.contains(&parcel) {
+                finished.push(parcel);
+            }
+        }
+        self.finished_at = Some(version);
         if finished.is_empty() {
             return Ok(());
         }

@@ -1,7 +1,8 @@
 //! What mail by relays and introductions need of the store.
 
 use super::*;
-use crate::lane::keys::{Class, InviteCode, PreKeySecret, RelayKey};
+use crate::lane::keys::{Class, InviteCode, MailKey, PreKeySecret, RelayKey};
+use crate::relay::inbox::Window;
 use crate::relay::outbox::State;
 use crate::relay::place::Place;
 
@@ -25,11 +26,11 @@ fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
     let mut world = World::new();
     world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
     let reader = world.reader();
-    let waiting = reader.waiting("alice", &PEER, 10).expect("read");
+    let waiting = reader.waiting("alice", &PEER, 0, 10).expect("read");
     assert_eq!(waiting.len(), 1);
     assert_eq!(waiting[0].recipients.len(), 1);
     world.store.put_parcel("alice", parcel_of(&waiting[0]), Vec::new()).expect("kept");
-    assert!(reader.waiting("alice", &PEER, 10).expect("read").is_empty(), "it is a parcel by now");
+    assert!(reader.waiting("alice", &PEER, 0, 10).expect("read").is_empty(), "it is a parcel by now");
     assert_eq!(reader.parcels_without_mail("alice").expect("read"), []);
 
     let place = Place { relay: RelayKey([7; 32]), class: Class::K16, number: 4 };
@@ -48,7 +49,7 @@ fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
 
     // The same mail for one recipient more is another transfer: the parcel cannot be changed.
     world.enqueue(Some("M1"), b"one", &["work@tox.alt"]);
-    let more = reader.waiting("alice", &PEER, 10).expect("read");
+    let more = reader.waiting("alice", &PEER, 0, 10).expect("read");
     assert_eq!(more.len(), 1);
     assert_ne!(more[0].id, waiting[0].id);
 
@@ -69,7 +70,7 @@ fn a_receipt_is_owed_until_the_sender_is_done() {
     let receipt = Receipt { peer: PEER, transfer: MailId([1; 16]), number: 0, item: vec![9], made: 5, parcel: None };
     world.store.put_receipts("alice", vec![receipt.clone()]).expect("kept");
     let reader = world.reader();
-    assert_eq!(reader.receipts("alice").expect("read"), [receipt]);
+    assert_eq!(reader.receipts_of("alice", &PEER).expect("read"), [receipt]);
     let parcel = Parcel {
         peer: PEER,
         id: MailId([8; 16]),
@@ -82,11 +83,11 @@ fn a_receipt_is_owed_until_the_sender_is_done() {
         finished: false,
     };
     world.store.put_parcel("alice", parcel, vec![(MailId([1; 16]), 0)]).expect("kept");
-    assert_eq!(reader.receipts("alice").expect("read")[0].parcel, Some(MailId([8; 16])));
+    assert_eq!(reader.receipts_of("alice", &PEER).expect("read")[0].parcel, Some(MailId([8; 16])));
     assert_eq!(reader.parcels_without_receipt("alice").expect("read"), []);
     world.store.forget("alice", vec![(PEER, MailId([1; 16]))]);
     world.settled();
-    assert_eq!(reader.receipts("alice").expect("read"), []);
+    assert_eq!(reader.receipts_of("alice", &PEER).expect("read"), []);
     assert_eq!(reader.parcels_without_receipt("alice").expect("read"), [(PEER, MailId([8; 16]))]);
 }
 
@@ -269,4 +270,116 @@ fn another_key_is_not_introduced_to_by_its_invitation() {
     let verdict = world.store.settle(changed, secure(4), trust::Policy::default()).expect("the store answers");
     assert!(matches!(verdict, Verdict::Changed(..)));
     assert!(world.reader().introducing("alice").expect("the store").is_empty());
+}
+
+fn lane_out(serial: u64) -> LaneOut {
+    LaneOut { peer: PEER, key: MailKey { sign: [1; 32], seal: [2; 32] }, serial, relays: 1, offer: vec![3] }
+}
+
+#[test]
+fn the_slots_of_a_lane_are_counted_on_until_it_has_a_new_seed() {
+    let world = World::new();
+    let deposit = |peer| {
+        let place = Place { relay: RelayKey([7; 32]), class: Class::K16, number: 4 };
+        Deposit { peer, parcel: MailId([1; 16]), part: 0, place, state: State::Chosen }
+    };
+    let other = PublicKey([3; 32]);
+    world.store.put_deposits("alice", vec![deposit(PEER), deposit(other)]).expect("kept");
+    let reader = world.reader();
+    let known = || {
+        let next = reader.slot_numbers("alice").expect("read").iter().map(|line| (line.peer, line.next)).collect();
+        let deposits = reader.deposits("alice").expect("read").iter().map(|deposit| deposit.peer).collect();
+        (next, deposits)
+    };
+    world.store.put_lane_out("alice", lane_out(1), false, 1000).expect("kept");
+    assert_eq!(known(), (vec![(PEER, 5), (other, 5)], vec![PEER, other]));
+    world.store.put_lane_out("alice", lane_out(2), true, 1000).expect("kept");
+    assert_eq!(known(), (vec![(other, 5)], vec![other]));
+    assert_eq!(reader.lanes_out("alice").expect("read")[0].serial, 2);
+}
+
+#[test]
+fn what_is_looked_for_each_second_is_found_by_an_index() {
+    let world = World::new();
+    let reader = world.reader();
+    let plan = |sql: &str| -> Vec<String> {
+        let mut plan = reader.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a statement");
+        let none = vec![rusqlite::types::Value::Null; plan.parameter_count()];
+        let rows = plan.query_map(rusqlite::params_from_iter(none), |row| row.get(3)).expect("a plan");
+        rows.collect::<Result<_, _>>().expect("a plan")
+    };
+    assert_eq!(
+        plan(parcels::WAITING),
+        [
+            "SEARCH recipient USING COVERING INDEX recipient_order (account=? AND peer=? AND mail>?)",
+            "CORRELATED SCALAR SUBQUERY 1",
+            "SEARCH p USING PRIMARY KEY (account=? AND peer=? AND id=?)",
+        ]
+    );
+    assert_eq!(
+        plan(&format!("{} WHERE account = ? AND parcel IS NULL ORDER BY made", parcels::RECEIPT)),
+        ["SEARCH receipt USING INDEX receipt_owed (account=?)"]
+    );
+    assert_eq!(
+        plan("SELECT coalesce(max(mail), 0) FROM recipient WHERE account = ? AND peer = ?"),
+        ["SEARCH recipient USING COVERING INDEX recipient_order (account=? AND peer=?)"]
+    );
+}
+
+#[test]
+fn the_version_tells_whether_anything_was_committed() {
+    let world = World::new();
+    let reader = world.reader();
+    let before = reader.version().expect("read");
+    assert_eq!(reader.version().expect("read"), before);
+    world.store.put_lane_out("alice", lane_out(1), false, 1000).expect("kept");
+    assert_ne!(reader.version().expect("read"), before);
+}
+
+#[test]
+fn what_was_registered_at_a_relay_goes_with_it_when_its_contact_offers_another() {
+    let world = World::new();
+    let relay = |octet: u8| RelayRow {
+        key: RelayKey([octet; 32]),
+        id: vec![0; 38],
+        invite: None,
+        offered_by: Some(PEER),
+        savedata: None,
+        pseudonym: None,
+        added: 1000,
+        seen: None,
+    };
+    world.store.put_relay("alice", relay(7)).expect("kept");
+    let window = Window { low: 0, filled: 0, registered: 8 };
+    let line = SlotWindow { peer: PEER, relay: RelayKey([7; 32]), class: Class::K16, window };
+    world.store.put_windows("alice", vec![line]).expect("kept");
+    world.store.put_relay("alice", relay(7)).expect("kept");
+    assert_eq!(world.reader().windows("alice").expect("read"), [line]);
+    world.store.put_relay("alice", relay(8)).expect("kept");
+    assert_eq!(world.reader().windows("alice").expect("read"), []);
+    assert_eq!(world.reader().relays("alice").expect("read").len(), 1);
+}
+
+#[test]
+fn when_relays_of_contacts_were_reached_is_forgotten_after_a_time() {
+    let world = World::new();
+    world.store.contacts_relay_seen("alice", RelayKey([1; 32]), 100);
+    world.store.contacts_relay_seen("alice", RelayKey([2; 32]), 200);
+    world.store.prune_contacts_relays(200);
+    world.settled();
+    assert_eq!(world.reader().contacts_relays_seen("alice").expect("read"), [(RelayKey([2; 32]), 200)]);
+}
+
+#[test]
+fn tables_of_version_4_get_their_indices() {
+    let state = tempfile::tempdir().expect("a folder");
+    let old = schema::open(state.path()).expect("made");
+    old.execute_batch(
+        "DROP INDEX recipient_order; DROP INDEX receipt_owed; DROP INDEX receipt_parcel; PRAGMA user_version = 4;",
+    )
+    .expect("as they were");
+    drop(old);
+    drop(schema::open(state.path()).expect("brought up to date"));
+    let reader = Reader::open(state.path()).expect("a reader");
+    assert!(reader.waiting("alice", &PEER, 0, 10).expect("the index is there").is_empty());
 }

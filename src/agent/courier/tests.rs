@@ -1,0 +1,325 @@
+//! What the courier makes of the queue and of what contacts say: a real store, no relay.
+
+use std::path::Path;
+
+use super::account::Account;
+use super::lanes::Followed;
+use super::*;
+use crate::config;
+use crate::engine::transfer::Outcome;
+use crate::identity::tox_id::ToxId;
+use crate::lane::keys::{LaneSeed, MailSecret, RelayKey};
+use crate::lane::offer::{LaneId, Offer, PreKey, RelayRef};
+use crate::lane::parcel::Item;
+use crate::relay::{inbox, outbox};
+use crate::store::{BodyWriter, Contact, Destination, NewMail, NewRecipient, Policy, RelayRow};
+
+const PEER: PublicKey = PublicKey([2; 32]);
+const EVE: PublicKey = PublicKey([3; 32]);
+/// Of the relay that the contact offers, and of the one that is ours.
+const RELAY: RelayKey = RelayKey([7; 32]);
+
+struct World {
+    state: tempfile::TempDir,
+    account: Account,
+    reader: Reader,
+    mails: u8,
+}
+
+fn contact(key: PublicKey) -> Contact {
+    Contact {
+        account: "alice".into(),
+        key,
+        nick: None,
+        tox_id: None,
+        message: None,
+        accepted: true,
+        added: 1000,
+        last_seen: None,
+        relays: 0,
+    }
+}
+
+fn load(state: &Path, store: &Store) -> Account {
+    let live =
+        config::parse("[[account]]\nname = \"alice\"\nmaildir = \"/m\"\n", Path::new("/x")).expect("a configuration");
+    let shared = Shared {
+        store: store.clone(),
+        clock: Arc::new(Clock::start(&state.join("clock"))),
+        live: Arc::new(Live::new(live)),
+        state_dir: state.to_owned(),
+        handle: Handle::new().0,
+        relay: None,
+        asked: tokio::sync::mpsc::channel(1).0,
+    };
+    let secret = ToxSecret::new(&mut [1; 32]);
+    let tox = tox_account::Handle::new().expect("a handle").0;
+    let own = Own { name: "alice".into(), key: secret.public(), secret, tox };
+    let reader = Reader::open(state).expect("a reader");
+    Account::load(0, own, Arc::new(shared), &reader).expect("an account")
+}
+
+impl World {
+    fn new() -> Self {
+        let state = tempfile::tempdir().expect("a folder");
+        let policy = Policy {
+            now: Box::new(|| 1_000_000),
+            retry_min: 60_000,
+            retry_max: 3_600_000,
+            delay_notice: 600_000,
+            notice: Box::new(|_| None),
+        };
+        let (store, _) = Store::open(state.path(), policy, |_| ()).expect("a store");
+        for key in [PEER, EVE] {
+            assert_eq!(store.put_contact(contact(key)), Ok(true));
+        }
+        let account = load(state.path(), &store);
+        let reader = Reader::open(state.path()).expect("a reader");
+        Self { state, account, reader, mails: 0 }
+    }
+
+    /// The contact's offer of a lane for mail of at most so many octets.
+    fn offer(&self, serial: u64, seed: u8, max_mail: u64) -> Offer {
+        Offer {
+            lane: LaneId([2; 16]),
+            serial,
+            to: self.account.own,
+            seed: LaneSeed::new(&mut [seed; 32]),
+            relays: vec![RelayRef { id: ToxId::new(PublicKey([9; 32]), [1; 4]), key: RELAY }],
+            open: super::lanes::OPEN,
+            pre_key: PreKey { id: 1, key: [4; 32], not_after: u64::MAX },
+            max_mail,
+            key: MailSecret::new(&mut [5; 32]).public(),
+            receipts: true,
+        }
+    }
+
+    fn offered(&mut self, offer: &Offer) {
+        let octets = offer.to_octets(&MailSecret::new(&mut [5; 32]));
+        self.account.on_offer(PEER, &octets, true);
+    }
+
+    fn enqueue(&mut self, octets: usize) -> MailId {
+        self.mails += 1;
+        let transfer = MailId([self.mails; 16]);
+        let recipient = NewRecipient {
+            address: "bob@tox.alt".into(),
+            to: Destination::Peer { key: PEER, wire_address: "bob@tox.alt".into() },
+            transfer,
+            notify: None,
+            orcpt: None,
+        };
+        let mail = NewMail {
+            queue_id: format!("Q{}", self.mails),
+            account: "alice".into(),
+            mta_queue_id: None,
+            sender: "alice@example.org".into(),
+            wire_sender: "alice@example.org".into(),
+            head: Vec::new(),
+            lifetime: 1 << 50,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            recipients: vec![recipient],
+        };
+        let mut writer = BodyWriter::new(self.state.path(), &mail.queue_id);
+        writer.write(&vec![b'x'; octets]).expect("written");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = move |result| sender.send(result).expect("somebody waits");
+        self.account.shared.store.enqueue(mail, writer.finish().expect("finished"), done);
+        receiver.recv().expect("an answer").expect("queued");
+        transfer
+    }
+
+    fn gather(&mut self) {
+        self.account.gather_mail(&self.reader).expect("gathered");
+    }
+
+    fn parcels(&self) -> Vec<MailId> {
+        self.reader.parcels("alice").expect("read").iter().map(|parcel| parcel.id).collect()
+    }
+}
+
+#[test]
+fn mail_is_sealed_only_to_a_key_whose_secret_the_contact_has() {
+    let world = World::new();
+    let open = |change: fn(&mut Offer), now| {
+        let mut offer = world.offer(1, 1, 100);
+        offer.pre_key.not_after = 2000;
+        change(&mut offer);
+        Followed { offer }.is_open(now)
+    };
+    assert!(open(|_| (), 1999));
+    assert!(!open(|_| (), 2000), "by then the secret is destroyed");
+    assert!(!open(|offer| offer.relays.clear(), 1999), "there is nowhere to put it");
+}
+
+#[test]
+fn mail_that_is_too_large_for_the_contact_is_not_in_the_way_of_what_came_after_it() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    for _ in 0..65 {
+        world.enqueue(101);
+    }
+    let small = world.enqueue(10);
+    world.gather();
+    world.gather();
+    assert_eq!(world.parcels(), [small]);
+    let later = world.enqueue(10);
+    world.gather();
+    assert_eq!(world.parcels(), [small, later]);
+}
+
+#[test]
+fn a_contact_that_takes_larger_mail_by_now_gets_what_was_passed_over() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    let large = world.enqueue(101);
+    world.gather();
+    assert_eq!(world.parcels(), []);
+    let offer = world.offer(2, 1, 101);
+    world.offered(&offer);
+    world.gather();
+    assert_eq!(world.parcels(), [large]);
+}
+
+#[test]
+fn mail_that_was_sent_over_the_link_when_it_went_waits_again() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    let mail = world.enqueue(10);
+    let store = world.account.shared.store.clone();
+    store.link_up("alice", PEER, 1, 1, 1);
+    store.flush(Some("none".into()), None, None).expect("the store answers");
+    world.gather();
+    assert_eq!(world.parcels(), [], "it is being sent");
+    store.link_down("alice", PEER);
+    store.flush(Some("none".into()), None, None).expect("the store answers");
+    world.account.on_link(PEER, false);
+    world.gather();
+    assert_eq!(world.parcels(), [mail]);
+}
+
+#[test]
+fn receipts_for_mail_that_is_no_parcel_are_not_remembered() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    let mail = world.enqueue(10);
+    world.gather();
+    let receipt = |id| Item::Receipt {
+        id,
+        digest: crate::engine::transfer::Digest([0; 32]),
+        index: 0,
+        outcome: Outcome::Stored { duplicate: false, relayed: false },
+        at: 0,
+    };
+    world.account.on_items(PEER, vec![receipt(MailId([0xEE; 16])), receipt(mail)], false);
+    assert_eq!(world.account.answered.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [mail]);
+}
+
+#[test]
+fn a_newer_offer_on_its_way_takes_the_place_of_the_one_before() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    world.account.make_lane(PEER).expect("a lane");
+    world.account.gather_control(&world.reader).expect("gathered");
+    let first = world.parcels();
+    assert_eq!(first.len(), 1);
+    world.account.offered.get_mut(&PEER).expect("offered").serial += 1;
+    world.account.gather_control(&world.reader).expect("gathered");
+    world.account.find_finished(&world.reader).expect("found");
+    world.account.shared.store.flush(Some("none".into()), None, None).expect("the store answers");
+    let parcels = world.reader.parcels("alice").expect("read");
+    assert_eq!(parcels.len(), 2);
+    assert!(parcels.iter().all(|parcel| parcel.finished == (parcel.id == first[0])));
+}
+
+#[test]
+fn a_lane_that_is_taken_back_does_not_begin_anew_when_the_relays_change() {
+    let mut world = World::new();
+    for peer in [PEER, EVE] {
+        world.account.make_lane(peer).expect("a lane");
+    }
+    let row = RelayRow {
+        key: RELAY,
+        id: ToxId::new(PublicKey([9; 32]), [1; 4]).octets().to_vec(),
+        invite: None,
+        offered_by: None,
+        savedata: None,
+        pseudonym: None,
+        added: 1000,
+        seen: None,
+    };
+    let now = world.account.now();
+    let mut actions = Vec::new();
+    // Where its slots are registered, so that they are to be taken back.
+    world.account.inbox.handle(now, inbox::Input::Up { relay: RELAY, max_slots: 5000 });
+    world.account.inbox.poll(now, &mut actions);
+    world.account.offered.get_mut(&PEER).expect("offered").ended = true;
+    actions.clear();
+    world.account.shared.store.put_relay("alice", row).expect("kept");
+    world.account.relays_changed();
+    world.account.decide_relays(&world.reader).expect("decided");
+    world.account.inbox.poll(now, &mut actions);
+    let registered: std::collections::HashSet<PublicKey> = actions
+        .iter()
+        .filter_map(|action| match action {
+            inbox::Action::Register { slots, .. } => Some(slots),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|slot| match slot {
+            inbox::Slot::Of(peer, _) => Some(*peer),
+            inbox::Slot::Dummy(_) => None,
+        })
+        .collect();
+    assert_eq!(registered, [EVE].into());
+}
+
+#[test]
+fn a_visit_that_does_not_come_about_is_given_up_however_often_is_looked() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    world.enqueue(10);
+    world.gather();
+    let mut now = world.account.now();
+    let mut actions = Vec::new();
+    let mut visits = |account: &mut Account, until: u64, wanted: fn(&outbox::Action) -> bool| {
+        while now < until {
+            now += 1000;
+            account.adapt(now, true);
+            account.outbox.poll(now, &mut actions);
+            let records = std::mem::take(&mut actions);
+            for action in &records {
+                if let outbox::Action::Record { peer, place, .. } = action {
+                    account.outbox.handle(now, outbox::Input::Recorded { peer: *peer, place: *place });
+                }
+            }
+            if records.iter().any(wanted) {
+                return true;
+            }
+        }
+        false
+    };
+    let end = world.account.now() + 3_600_000;
+    assert!(visits(&mut world.account, end, |action| matches!(action, outbox::Action::Visit { .. })));
+    assert!(visits(&mut world.account, end, |action| matches!(action, outbox::Action::Leave { .. })));
+}
+
+#[test]
+fn lanes_of_a_contact_removed_just_before_the_end_are_forgotten_at_the_start() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    let store = world.account.shared.store.clone();
+    assert_eq!(store.remove_contact("alice", PEER), Ok(true));
+    assert_eq!(world.reader.lanes_out("alice").expect("read").len(), 1, "the courier had not heard of it");
+    drop(load(world.state.path(), &store));
+    assert!(world.reader.lanes_out("alice").expect("read").is_empty());
+}
