@@ -89,7 +89,7 @@ bindings-diff:
 	scripts/bindings | diff -u src/tox/sys.rs - || { echo "src/tox/sys.rs is not what the headers yield: make bindings" >&2; exit 1; }
 
 fuzz: deps-build
-	for target in lmtp wire link headers config record backup lane relay; do \
+	for target in $$($(CARGO) +nightly fuzz list); do \
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 || exit 1; \
 	done
 
