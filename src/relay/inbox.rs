@@ -389,7 +389,8 @@ impl Inbox {
                 }
                 self.dirty(relay);
             }
-            Input::Registered { relay, slots } => {
+            // Whoever has it can only be who knows the lane, or a relay that lies. It is used up, and nothing waits for it.
+            Input::Registered { relay, slots } | Input::NotRegistered { relay, slots, code: Code::Taken } => {
                 for (peer, place) in slots {
                     let Some(class) = self.window(&peer, &place) else { continue };
                     class.asked.remove(&place.number);

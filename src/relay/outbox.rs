@@ -758,7 +758,16 @@ impl Outbox {
             let Some(key) = due.min_by_key(|(_, peer)| peer.waiting.unwrap_or(u64::MAX)).map(|(key, _)| *key) else {
                 break;
             };
-            Work { outbox: self, now, out, wake: u64::MAX, busy: BTreeSet::new(), wanted: BTreeMap::new() }.run(key);
+            Work {
+                outbox: self,
+                now,
+                out,
+                wake: u64::MAX,
+                busy: BTreeSet::new(),
+                wanted: BTreeMap::new(),
+                flights: BTreeMap::new(),
+            }
+            .run(key);
         }
     }
 
@@ -838,6 +847,8 @@ struct Work<'a> {
     busy: BTreeSet<RelayKey>,
     /// Relays that are to be visited, and the slots that can vouch: the next one, and one that is filled.
     wanted: BTreeMap<RelayKey, (Option<Place>, Option<Place>)>,
+    /// How many deposits are under way in each visit, and of how many octets.
+    flights: BTreeMap<RelayKey, (usize, usize)>,
 }
 
 impl Work<'_> {
@@ -846,6 +857,10 @@ impl Work<'_> {
         // Taken out for the time of the work, so that it and the rest can be changed at once.
         let mut peer = self.outbox.peers.remove(&key).unwrap_or_default();
         let mut waits = false;
+        for copy in peer.parcels.values().flat_map(Parcel::copies).filter(|copy| copy.flying.is_some()) {
+            let (many, octets) = self.flights.entry(copy.place.relay).or_default();
+            (*many, *octets) = (*many + 1, *octets + copy.place.class.octets());
+        }
         let (mail, control) = self.may_deposit(&peer);
         let order = if mail || control { order(&peer, &self.outbox.relays, key) } else { Vec::new() };
         for at in peer.parcels.keys().copied().collect::<Vec<_>>() {
@@ -855,6 +870,11 @@ impl Work<'_> {
                     self.outbox.in_flight -= flying(parcel.copies());
                     for copy in parcel.copies() {
                         peer.places.remove(&copy.place);
+                        if copy.flying.is_some()
+                            && let Some((many, octets)) = self.flights.get_mut(&copy.place.relay)
+                        {
+                            (*many, *octets) = (*many - 1, *octets - copy.place.class.octets());
+                        }
                         if !copy.tried && copy.state == State::Chosen {
                             peer.free.insert(copy.place);
                         }
@@ -1017,11 +1037,8 @@ impl Work<'_> {
                 if !of[chosen].recorded {
                     continue;
                 }
-                let at_relay = |copy: &&Copy| copy.place.relay == relay;
-                let others = peer.parcels.values().chain([&*parcel]).flat_map(Parcel::copies).filter(at_relay);
-                let others: Vec<&Copy> = others.filter(|copy| copy.flying.is_some()).collect();
-                let octets = flying(others.iter().copied());
-                let full = !others.is_empty() && (others.len() >= DEPOSITS || octets + class.octets() > DEPOSIT_OCTETS)
+                let (many, octets) = self.flights.get(&relay).copied().unwrap_or_default();
+                let full = many > 0 && (many >= DEPOSITS || octets + class.octets() > DEPOSIT_OCTETS)
                     || self.outbox.in_flight > 0
                         && self.outbox.in_flight + class.octets() > self.outbox.settings.max_in_flight;
                 if full {
@@ -1033,6 +1050,7 @@ impl Work<'_> {
                 copy.tried = true;
                 copy.flying = Some(now + ANSWER + (octets + class.octets()) as u64 * 1000 / SLOWEST);
                 self.outbox.in_flight += class.octets();
+                self.flights.insert(relay, (many + 1, octets + class.octets()));
                 self.out.push(Action::Deposit { peer: key, id, part, parts, place });
             }
         }
