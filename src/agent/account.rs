@@ -20,6 +20,7 @@ use super::directory::Directory;
 use super::health::Pulse;
 use super::partial::Partials;
 use super::waker::Waker;
+use super::{SAVE_EVERY, TCP_TURN};
 use crate::config::{BootstrapNode, Passphrase};
 use crate::engine::link::{Action, Engine, Input};
 use crate::engine::request;
@@ -39,10 +40,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(20);
 /// The same once it was asked for [`ASK_EAGERLY`].
 const ASK_AGAIN_LATER: Duration = Duration::from_secs(60);
 const ASK_EAGERLY: Duration = Duration::from_secs(300);
-/// The known nodes in the savedata are worth keeping, this often.
-const SAVE_EVERY: Duration = Duration::from_secs(600);
-/// While a transfer runs over a TCP relay, whose socket is not watched, the loop turns this often, in milliseconds.
-pub(super) const RELAY_TURN: u16 = 2;
 /// How often a request that is known already is noted again, in seconds.
 const REPEATED: i64 = 600;
 /// How long a contact that takes no mail of ours stays a friend, to hear that we know.
@@ -327,7 +324,7 @@ impl AccountThread {
         }
         let relayed = self.connections.values().any(|connection| *connection == Connection::Tcp);
         if relayed && self.engine.is_busy() {
-            wait = wait.min(u64::from(RELAY_TURN));
+            wait = wait.min(u64::from(TCP_TURN));
         }
         u16::try_from(wait).unwrap_or(u16::MAX)
     }

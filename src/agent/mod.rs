@@ -23,3 +23,11 @@ mod submission;
 mod waker;
 
 pub use run::main;
+
+use std::time::Duration;
+
+/// The known nodes in the savedata are worth keeping, this often.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
+/// While packets run over a TCP relay of toxcore, whose socket is not watched, a thread with a Tox instance turns its loop
+/// this often, in milliseconds.
+const TCP_TURN: u16 = 2;

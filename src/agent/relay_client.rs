@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::account::{RELAY_TURN, ask_again};
+use super::TCP_TURN;
+use super::account::ask_again;
 use super::bootstrap::Bootstrap;
 use super::waker::Waker;
 use crate::config::BootstrapNode;
@@ -199,7 +200,7 @@ impl<'a> Client<'a> {
             wait = wait.min(deadline.saturating_sub(self.now()).div_ceil(1000));
         }
         if self.connection == Connection::Tcp && self.session.is_busy() {
-            wait = wait.min(u64::from(RELAY_TURN));
+            wait = wait.min(u64::from(TCP_TURN));
         }
         u16::try_from(wait).unwrap_or(u16::MAX)
     }

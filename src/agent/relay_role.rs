@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use super::bootstrap::Bootstrap;
 use super::health::Pulse;
 use super::waker::Waker;
+use super::{SAVE_EVERY, TCP_TURN};
 use crate::config::{self, BootstrapNode};
 use crate::identity::tox_id::PublicKey;
 use crate::lane::keys::RelaySecret;
@@ -21,13 +22,12 @@ use crate::relay::descriptor::{Descriptor, Invite};
 use crate::relay::server::shelf::{Owner, ShelfError};
 use crate::relay::server::{Action, Input, Limits, Now, Server, Totals};
 use crate::slots::Shelf;
+use crate::store::free_space;
 use crate::telemetry::clock::Clock;
 use crate::tox::{self, Connection, Event, FriendNumber, Tox, savedata};
 
-/// The known nodes in the savedata are worth keeping, this often.
-const SAVE_EVERY: Duration = Duration::from_secs(600);
-/// While packets run over a TCP relay, whose socket is not watched, the loop turns this often, in milliseconds.
-const TCP_TURN: u16 = 2;
+/// How often it is looked how much room the disk has.
+const SPACE_EVERY: Duration = Duration::from_secs(5);
 /// How often a disk that fails is worth a line in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -67,7 +67,7 @@ enum Command {
     Invite(Option<u64>, Sender<Result<Invite, String>>),
     Owners(Sender<Vec<OwnerLine>>),
     RemoveOwner(PublicKey, Sender<Result<bool, String>>),
-    Configure(config::Relay),
+    Configure(config::Relay, u64),
     Nodes(Vec<BootstrapNode>),
     Stop,
 }
@@ -123,9 +123,9 @@ impl RelayHandle {
         self.ask(|reply| Command::RemoveOwner(key, reply))?.map_err(anyhow::Error::msg)
     }
 
-    /// Goes by this from now on, but for `enabled`.
-    pub fn configure(&self, config: config::Relay) {
-        self.tell(Command::Configure(config));
+    /// Goes by this from now on, but for `enabled`; `min_free`: as for [`start`].
+    pub fn configure(&self, config: config::Relay, min_free: u64) {
+        self.tell(Command::Configure(config, min_free));
     }
 
     /// Enters the network by these nodes from now on.
@@ -166,12 +166,13 @@ impl RelayHandle {
 }
 
 /// Starts the relay whose state is in `relay/` below the state directory; made there if it is new. `resolve`: whether host
-/// names of bootstrap nodes may be looked up.
+/// names of bootstrap nodes may be looked up. `min_free`: so many octets of its disk stay free.
 ///
 /// # Errors
 /// Its state cannot be read or written, the Tox instance cannot be made, the system has no thread left.
 pub fn start(
     config: config::Relay,
+    min_free: u64,
     options: &tox::Options,
     nodes: Vec<BootstrapNode>,
     resolve: bool,
@@ -194,6 +195,9 @@ pub fn start(
         tox,
         path,
         server,
+        folder,
+        min_free,
+        space_next: now,
         friends: BTreeMap::new(),
         keys: BTreeMap::new(),
         broken: BTreeSet::new(),
@@ -256,6 +260,11 @@ struct Relay {
     tox: Tox,
     path: PathBuf,
     server: Server<Shelf>,
+    /// Where contents lie.
+    folder: PathBuf,
+    /// So many octets of its disk stay free.
+    min_free: u64,
+    space_next: Instant,
     friends: BTreeMap<PublicKey, FriendNumber>,
     keys: BTreeMap<FriendNumber, PublicKey>,
     /// Clients to whom a packet could not be sent, until they greet again.
@@ -284,6 +293,8 @@ impl Relay {
             self.tox.wait(self.waker.as_fd(), self.wait_time());
             self.waker.clear();
             self.tox.iterate(&mut events);
+            // Before what came in is judged by it.
+            self.look_at_disk();
             for event in events.drain(..) {
                 self.on_event(event, &mut actions);
             }
@@ -412,12 +423,23 @@ impl Relay {
                 Ok(removed) => self.reply(reply, removed),
                 Err(error) => drop(reply.send(Err(error.to_string()))),
             },
-            Command::Configure(config) => {
+            Command::Configure(config, min_free) => {
+                (self.min_free, self.space_next) = (min_free, Instant::now());
                 self.server.set_limits(limits(&config));
                 self.status.config = config;
             }
             Command::Nodes(nodes) => self.bootstrap.set_nodes(nodes),
             Command::Stop => self.stopping = true,
+        }
+    }
+
+    /// Tells the relay now and then how much the disk takes. Where the system does not say, writing will tell.
+    fn look_at_disk(&mut self) {
+        let now = Instant::now();
+        if now >= self.space_next {
+            self.space_next = now + SPACE_EVERY;
+            let free = free_space(&self.folder).unwrap_or(u64::MAX);
+            self.server.set_room(free.saturating_sub(self.min_free));
         }
     }
 

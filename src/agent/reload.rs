@@ -97,7 +97,7 @@ impl Reloader {
             self.names.change(settings);
         }
         if let Some(relay) = &self.relay {
-            relay.configure(config.relay.clone());
+            relay.configure(config.relay.clone(), config.delivery.min_free);
             relay.set_nodes(config.tox.bootstrap.clone());
         }
         self.limits.send_replace(Arc::new(limits));

@@ -465,7 +465,15 @@ fn relay(config: &Config, clock: &Arc<Clock>) -> anyhow::Result<Option<Arc<Relay
     }
     let (relay, tox) = (config.relay.clone(), &config.tox);
     let (options, nodes) = (tox_options(tox), tox.bootstrap.clone());
-    let handle = relay_role::start(relay, &options, nodes, tox.resolves(), &config.state_dir, clock.clone())?;
+    let handle = relay_role::start(
+        relay,
+        config.delivery.min_free,
+        &options,
+        nodes,
+        tox.resolves(),
+        &config.state_dir,
+        clock.clone(),
+    )?;
     Ok(Some(Arc::new(handle)))
 }
 

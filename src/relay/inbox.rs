@@ -7,7 +7,12 @@
 //! Sessions with the relays in use are kept up by the owner. At the start it tells [`Input::Lane`] for each lane it has
 //! offered, and [`Input::Opened`] for each place whose part it has on disk.
 
+mod fetching;
+mod registering;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+use registering::budget;
 
 use super::chance::{Chance, Pause};
 use super::place::Place;
@@ -242,11 +247,6 @@ pub enum Action {
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
-/// How long an answer may take, and how fast content comes at least, in octets a second.
-const ANSWER: u64 = 2 * MINUTE;
-const SLOWEST: u64 = 4096;
-/// One slot in so many is a dummy.
-const DUMMIES: u64 = 10;
 /// Numbers that were consumed without our seeing them (filled and removed by the sender, or expired) must not end a lane: of
 /// windows in which nothing comes, a quarter is added after about so long, and at the start of one session in so many.
 const ROLL_EVERY: u64 = 3 * DAY;
@@ -389,7 +389,8 @@ impl Inbox {
                 }
                 self.dirty(relay);
             }
-            Input::Registered { relay, slots } => {
+            // Whoever has it can only be who knows the lane, or a relay that lies. It is used up, and nothing waits for it.
+            Input::Registered { relay, slots } | Input::NotRegistered { relay, slots, code: Code::Taken } => {
                 for (peer, place) in slots {
                     let Some(class) = self.window(&peer, &place) else { continue };
                     class.asked.remove(&place.number);
@@ -592,69 +593,6 @@ impl Inbox {
         behind.into_iter().for_each(|(peer, class, upto)| self.give_up(peer, relay, class, upto));
     }
 
-    /// Unregisters slots far behind those in use, below `upto`, that are empty, as a list told just now.
-    fn give_up(&mut self, peer: PublicKey, relay: RelayKey, class: Class, upto: u64) {
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        let Some(state) = lane.windows.get_mut(&(relay, class)) else { return };
-        let Window { low, filled, .. } = state.window;
-        let place = |number| Place { relay, class, number };
-        // What is held keeps its slot, and the numbers above wait for it.
-        let is_held = |number: &u64| self.held.contains_key(&(relay, peer, place(*number)));
-        let upto = (low..upto).find(is_held).unwrap_or(upto);
-        if upto <= low {
-            return;
-        }
-        state.window.low = upto;
-        state.window.filled = filled.max(upto);
-        state.rolled = state.rolled.saturating_sub(state.window.filled - filled);
-        let gone = state.gone.split_off(&upto);
-        let gone = std::mem::replace(&mut state.gone, gone);
-        let slots = (low..upto).filter(|number| !gone.contains(number)).map(|number| (peer, place(number)));
-        let slots: Vec<_> = slots.collect();
-        self.record(peer, place(upto));
-        if !slots.is_empty() {
-            self.pending.push(Action::Unregister { relay, slots });
-        }
-    }
-
-    fn on_opened(&mut self, now: u64, peer: PublicKey, place: Place, parcel: MailId, part: u32) {
-        self.on_filled(peer, place);
-        if !self.held.contains_key(&(place.relay, peer, place)) {
-            return;
-        }
-        self.advance(peer, place, Progress::Opened(parcel));
-        let new = || Assembly { parts: BTreeMap::new(), places: BTreeSet::new(), touched: now };
-        let assembly = self.parcels.entry((peer, parcel)).or_insert_with(new);
-        assembly.places.insert(place);
-        if assembly.parts.insert(part, place.class.octets()).is_none() {
-            assembly.touched = now;
-        }
-    }
-
-    fn settle(&mut self, peer: PublicKey, parcel: MailId) {
-        let places = self.parcels.remove(&(peer, parcel)).map(|assembly| assembly.places).unwrap_or_default();
-        places.into_iter().for_each(|place| self.advance(peer, place, Progress::Done));
-    }
-
-    fn on_refused(&mut self, now: u64, peer: PublicKey, place: Place, code: Code) {
-        let jitter = self.chance.next();
-        let key = (place.relay, peer, place);
-        let Some(held) = self.held.get_mut(&key) else { return };
-        let again = match held.progress {
-            Progress::Fetching(_) => Progress::Filled,
-            Progress::Deleting => Progress::Done,
-            _ => return,
-        };
-        match code {
-            Code::Busy | Code::Quota | Code::Slots => {
-                held.progress = again;
-                held.pause.fail(now, MINUTE, HOUR, jitter);
-            }
-            // There is nothing.
-            _ => _ = self.held.remove(&key),
-        }
-    }
-
     /// What is to be done now.
     pub fn poll(&mut self, now: u64, out: &mut Vec<Action>) {
         if self.at > now && self.pending.is_empty() {
@@ -694,183 +632,6 @@ impl Inbox {
     pub fn deadline(&self) -> Option<u64> {
         Some(self.at).filter(|at| *at < u64::MAX)
     }
-
-    fn discard_old(&mut self, now: u64, out: &mut Vec<Action>) {
-        let assembly_for = self.settings.assembly_for;
-        let until = |assembly: &Assembly| assembly.touched.saturating_add(assembly_for);
-        let over = self.parcels.iter().filter(|(_, assembly)| until(assembly) <= now);
-        for (peer, parcel) in over.map(|(key, _)| *key).collect::<Vec<_>>() {
-            out.push(Action::Discard { peer, parcel });
-            self.settle(peer, parcel);
-        }
-        let next = self.parcels.values().map(until).min();
-        self.at = self.at.min(next.unwrap_or(u64::MAX));
-    }
-
-    /// Registers what is missing in the windows of a relay once a quarter is used, in any order over all lanes.
-    fn register(&mut self, relay: RelayKey, out: &mut Vec<Action>) {
-        let Some(state) = self.relays.get(&relay) else { return };
-        let budget = budget(state.max_slots);
-        let uses = |lane: &&mut Lane| lane.gone.is_none() && lane.relays.contains(&relay);
-        let wanted: u64 = self
-            .lanes
-            .values_mut()
-            .filter(uses)
-            .map(|lane| lane.open.iter().copied().map(u64::from).sum::<u64>())
-            .sum();
-        let mut slots = Vec::new();
-        for (peer, lane) in &mut self.lanes {
-            if !uses(&&mut *lane) {
-                continue;
-            }
-            for class in Class::ALL {
-                let open = u64::from(lane.open[usize::from(class.number())]);
-                if open == 0 {
-                    continue;
-                }
-                // More than the relay takes: each lane gets less.
-                let open = if wanted > budget { (open * budget / wanted).max(1) } else { open };
-                let state = lane.windows.entry((relay, class)).or_default();
-                let Window { filled, registered, .. } = state.window;
-                let upto = filled + open + state.rolled;
-                // Less than a quarter is used, and there is no gap.
-                if upto.saturating_sub(registered) < open.div_ceil(4) && state.confirmed.is_empty() {
-                    continue;
-                }
-                let missing = (registered..upto)
-                    .filter(|number| !state.confirmed.contains(number) && !state.asked.contains(number));
-                let missing: Vec<u64> = missing.collect();
-                slots.extend(missing.iter().map(|number| Slot::Of(*peer, Place { relay, class, number: *number })));
-                state.asked.extend(missing);
-            }
-        }
-        let dummies: Vec<Slot> = slots
-            .iter()
-            .filter_map(|slot| match slot {
-                Slot::Of(_, place) => (self.chance.below(DUMMIES) == 0).then_some(Slot::Dummy(place.class)),
-                Slot::Dummy(_) => None,
-            })
-            .collect();
-        slots.extend(dummies);
-        if !slots.is_empty() {
-            self.chance.shuffle(&mut slots);
-            out.push(Action::Register { relay, slots });
-        }
-    }
-
-    /// Unregisters the slots of lanes that are gone.
-    fn unregister(&mut self, relay: RelayKey, out: &mut Vec<Action>) {
-        let mut slots = Vec::new();
-        for (peer, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.gone.is_some()) {
-            for ((_, class), state) in lane.windows.iter_mut().filter(|((of, _), _)| *of == relay) {
-                if state.asked.is_empty() {
-                    state.asked = (state.window.low..state.window.registered).collect();
-                    let place = |number| Place { relay, class: *class, number };
-                    slots.extend(state.asked.iter().map(|number| (*peer, place(*number))));
-                }
-            }
-            lane.windows.retain(|(of, _), state| *of != relay || !state.asked.is_empty());
-        }
-        if !slots.is_empty() {
-            self.chance.shuffle(&mut slots);
-            out.push(Action::Unregister { relay, slots });
-        }
-    }
-
-    fn forget_lanes(&mut self, now: u64, out: &mut Vec<Action>) {
-        let at = &mut self.at;
-        self.lanes.retain(|peer, lane| {
-            let Some(until) = lane.gone else { return true };
-            if lane.windows.is_empty() || until <= now {
-                out.push(Action::Forget(*peer));
-                return false;
-            }
-            *at = until.min(*at);
-            true
-        });
-    }
-
-    fn delete(&mut self, now: u64, relay: RelayKey, out: &mut Vec<Action>) {
-        for ((_, peer, place), held) in self.held.iter_mut().filter(|((of, ..), _)| *of == relay) {
-            if held.progress != Progress::Done {
-                continue;
-            }
-            if held.pause.until > now {
-                self.at = self.at.min(held.pause.until);
-                continue;
-            }
-            held.progress = Progress::Deleting;
-            out.push(Action::Delete { peer: *peer, place: *place });
-        }
-    }
-
-    /// Fetches, within the limits: what is probably a copy of something known last, the smallest first, in order.
-    fn fetch(&mut self, now: u64, out: &mut Vec<Action>) {
-        let mut at_relay: BTreeMap<RelayKey, usize> = BTreeMap::new();
-        let mut in_flight = 0;
-        let mut known = BTreeSet::new();
-        let mut waiting = Vec::new();
-        for ((relay, peer, place), held) in &self.held {
-            match held.progress {
-                Progress::Fetching(until) => {
-                    *at_relay.entry(*relay).or_default() += 1;
-                    if until > now {
-                        in_flight += place.class.octets();
-                        self.at = self.at.min(until);
-                    }
-                    known.insert((*peer, place.class, place.number));
-                }
-                Progress::Filled if self.relays.get(relay).is_some_and(|relay| relay.up) => {
-                    if held.pause.until > now {
-                        self.at = self.at.min(held.pause.until);
-                    } else {
-                        waiting.push((place.class, held.seen, *peer, *place));
-                    }
-                }
-                Progress::Filled => {}
-                _ => _ = known.insert((*peer, place.class, place.number)),
-            }
-        }
-        if waiting.is_empty() {
-            return;
-        }
-        let mut kept: BTreeMap<PublicKey, usize> = BTreeMap::new();
-        for ((peer, _), assembly) in &self.parcels {
-            *kept.entry(*peer).or_default() += assembly.parts.values().sum::<usize>();
-        }
-        waiting.sort_unstable();
-        // The first of several copies makes the others probable copies.
-        let mut copies = Vec::new();
-        waiting.retain(|(class, _, peer, place)| {
-            let first = known.insert((*peer, *class, place.number));
-            if !first {
-                copies.push((*class, *peer, *place));
-            }
-            first
-        });
-        let order = waiting.into_iter().map(|(class, _, peer, place)| (class, peer, place)).chain(copies);
-        for (class, peer, place) in order {
-            let fetches = at_relay.entry(place.relay).or_default();
-            let octets = class.octets();
-            let full = in_flight > 0 && in_flight + octets > self.settings.max_in_flight;
-            let room = kept.get(&peer).copied().unwrap_or(0) + octets <= self.settings.max_assembly;
-            if *fetches >= self.settings.max_fetches || full || !room {
-                continue;
-            }
-            let Some(held) = self.held.get_mut(&(place.relay, peer, place)) else { continue };
-            *fetches += 1;
-            in_flight += octets;
-            let until = now + ANSWER + in_flight as u64 * 1000 / SLOWEST;
-            held.progress = Progress::Fetching(until);
-            self.at = self.at.min(until);
-            out.push(Action::Fetch { peer, place });
-        }
-    }
-}
-
-/// How many slots of lanes a relay is given: the rest is for dummies, and for slots that are behind.
-fn budget(max_slots: u64) -> u64 {
-    (max_slots / 10 * 7).max(1)
 }
 
 #[cfg(test)]

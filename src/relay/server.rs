@@ -171,7 +171,8 @@ struct Incoming {
 enum Waiting {
     Admit(PublicKey),
     Dismiss(PublicKey),
-    Answer(PublicKey, Answer),
+    /// To whom, in which session of his, and what.
+    Answer(PublicKey, [u8; 8], Answer),
 }
 
 /// A client broke the protocol.
@@ -228,6 +229,10 @@ pub struct Server<S> {
     /// Since when requests of strangers are counted, and how many came.
     requests: (u64, u32),
     sweep: u64,
+    /// Octets of all contents.
+    used: u64,
+    /// Octets that the disk has yet for contents.
+    room: u64,
 }
 
 impl<S: Shelf> Server<S> {
@@ -238,6 +243,7 @@ impl<S: Shelf> Server<S> {
     pub fn new(mut shelf: S, secret: RelaySecret, limits: Limits) -> Result<Self, ShelfError> {
         let owners: BTreeMap<PublicKey, Owner> = shelf.owners()?.into_iter().map(|owner| (owner.key, owner)).collect();
         let clients = owners.keys().map(|key| (*key, Client::default())).collect();
+        let used = owners.values().map(|owner| owner.used).sum();
         Ok(Self {
             key: secret.public(),
             shelf,
@@ -252,6 +258,8 @@ impl<S: Shelf> Server<S> {
             dirty: BTreeSet::new(),
             requests: (0, 0),
             sweep: 0,
+            used,
+            room: u64::MAX,
         })
     }
 
@@ -280,6 +288,12 @@ impl<S: Shelf> Server<S> {
         self.limits = limits;
     }
 
+    /// So many octets the disk has for contents from now on, beyond what lies there: where they do not suffice, no further
+    /// content is begun. Until it is told, any number.
+    pub fn set_room(&mut self, octets: u64) {
+        self.room = octets;
+    }
+
     /// All owners.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
         self.owners.values()
@@ -294,7 +308,7 @@ impl<S: Shelf> Server<S> {
     pub fn totals(&self) -> Totals {
         Totals {
             owners: self.owners.len() as u64,
-            used: self.owners.values().map(|owner| owner.used).sum(),
+            used: self.used,
             slots: self.owners.values().map(|owner| owner.slots).sum(),
             filled: self.owners.values().map(|owner| owner.filled).sum(),
             sessions: self.clients.values().filter(|client| client.session.is_some()).count() as u64,
@@ -325,9 +339,8 @@ impl<S: Shelf> Server<S> {
     /// # Errors
     /// The shelf fails.
     pub fn remove_owner(&mut self, key: &PublicKey) -> Result<bool, ShelfError> {
-        if self.owners.remove(key).is_none() {
-            return Ok(false);
-        }
+        let Some(owner) = self.owners.remove(key) else { return Ok(false) };
+        self.used -= owner.used;
         self.changed = true;
         let slots: Vec<SlotId> =
             self.incoming.iter().filter(|(_, incoming)| incoming.owner == *key).map(|(slot, _)| *slot).collect();
@@ -461,6 +474,10 @@ impl<S: Shelf> Server<S> {
             if let Some(request) = request {
                 self.on_request(now, key, request)?;
             }
+            // It asked for more than it reads.
+            if self.session(&key).is_none() {
+                return Ok(());
+            }
         }
         let session = self.session(&key);
         if let (true, Some(session)) = (counts, session) {
@@ -473,8 +490,15 @@ impl<S: Shelf> Server<S> {
         self.clients.get_mut(key)?.session.as_mut()
     }
 
+    /// Has a client answered in the session that it has now. One in which too much piles up is over.
     fn answer(&mut self, key: PublicKey, answer: Answer) {
-        self.waiting.push(Waiting::Answer(key, answer));
+        let Some(session) = self.session(&key) else { return };
+        if session.waiting + session.answers.len() >= MAX_BACKLOG {
+            return self.leave(&key);
+        }
+        session.waiting += 1;
+        let id = session.id;
+        self.waiting.push(Waiting::Answer(key, id, answer));
     }
 
     fn on_request(&mut self, now: Now, from: PublicKey, request: Request) -> Result<(), Violation> {
@@ -559,12 +583,11 @@ impl<S: Shelf> Server<S> {
             match waiting {
                 Waiting::Admit(key) if self.clients.contains_key(&key) => out.push(Action::Admit(key)),
                 Waiting::Dismiss(key) if !self.clients.contains_key(&key) => out.push(Action::Dismiss(key)),
-                Waiting::Answer(key, answer) => {
-                    let answer = if holds { Some(answer) } else { taken_back(answer) };
-                    if let (Some(answer), Some(session)) = (answer, self.session(&key)) {
-                        session.answers.push_back(answer);
-                        self.dirty.insert(key);
-                    }
+                Waiting::Answer(key, id, answer) => {
+                    let Some(session) = self.session(&key).filter(|session| session.id == id) else { continue };
+                    session.waiting = session.waiting.saturating_sub(1);
+                    session.answers.extend(if holds { Some(answer) } else { taken_back(answer) });
+                    self.dirty.insert(key);
                 }
                 Waiting::Admit(_) | Waiting::Dismiss(_) => {}
             }
@@ -598,6 +621,7 @@ impl<S: Shelf> Server<S> {
     /// Goes by what is on the shelf, after changes were taken back.
     fn restore(&mut self) -> Result<(), ShelfError> {
         self.owners = self.shelf.owners()?.into_iter().map(|owner| (owner.key, owner)).collect();
+        self.used = self.owners.values().map(|owner| owner.used).sum();
         let owners = &self.owners;
         for key in owners.keys() {
             self.clients.entry(*key).or_default();
@@ -629,7 +653,10 @@ impl<S: Shelf> Server<S> {
             }
             ended.iter().try_for_each(|(slot, known)| self.forget(slot, known))
         });
-        // Who came without an invite and does not come again makes room: after a day without a slot, or the retention.
+        // Whose session is up for days is here all the time.
+        let here = self.clients.iter().filter(|(_, client)| client.session.is_some()).map(|(key, _)| *key);
+        here.collect::<Vec<_>>().iter().for_each(|key| self.see(now, key));
+        // Who came without an invite and does not come again makes room: after two days without a slot, or the retention.
         let left = |owner: &&Owner| {
             let patience = if owner.slots + owner.gone == 0 { 2 * DAY } else { self.limits.retention.max(30 * DAY) };
             !owner.invited && owner.seen + patience < now.seconds
@@ -646,8 +673,7 @@ impl<S: Shelf> Server<S> {
         let shelf = &mut self.shelf;
         let Some(client) = self.clients.get_mut(&key) else { return };
         let Some(session) = client.session.as_mut().filter(|session| session.heard) else { return };
-        let late = session.flow.deadline().is_some_and(|deadline| now.micros >= deadline);
-        if late || session.answers.len() > MAX_BACKLOG {
+        if session.flow.deadline().is_some_and(|deadline| now.micros >= deadline) {
             self.leave(&key);
             return out.push(Action::Note(format!("{} takes no answers, its session is over", key.short())));
         }

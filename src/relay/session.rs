@@ -727,12 +727,14 @@ impl Session {
         }
         let new = slots.iter().filter(|(slot, _)| last.get(slot) != Some(&register));
         let new: Vec<(SlotId, Class)> = new.copied().collect();
-        for slots in new.chunks(MAX_SLOTS) {
-            self.batches = self.batches.wrapping_add(1);
-            let batch = Batch { register, slots: slots.to_vec(), effort: Effort::default() };
-            self.book.batches.insert(self.batches, batch);
-            self.step(Step::Batch(self.batches));
-        }
+        new.chunks(MAX_SLOTS).for_each(|slots| self.add_batch(register, slots));
+    }
+
+    fn add_batch(&mut self, register: bool, slots: &[(SlotId, Class)]) {
+        self.batches = self.batches.wrapping_add(1);
+        let batch = Batch { register, slots: slots.to_vec(), effort: Effort::default() };
+        self.book.batches.insert(self.batches, batch);
+        self.step(Step::Batch(self.batches));
     }
 
     fn ask(&mut self, slot: SlotId, kind: Kind) {
@@ -981,6 +983,13 @@ impl Session {
         let Some(batch) = self.book.batches.remove(&number) else { return };
         link.plan.answered(&batch.effort);
         self.progress(now);
+        // All are refused for one that is somebody else's: halves tell which.
+        if let Some((Code::Taken, _)) = failed
+            && batch.slots.len() > 1
+        {
+            let (front, back) = batch.slots.split_at(batch.slots.len() / 2);
+            return [front, back].into_iter().for_each(|slots| self.add_batch(batch.register, slots));
+        }
         out.push(Action::Tell(match failed {
             Some((code, text)) => not_done(batch, code, text),
             None if batch.register => Event::Registered(names(batch)),

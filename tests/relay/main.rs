@@ -7,11 +7,11 @@ mod world;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use toxmail::lane::keys::Class;
+use toxmail::lane::keys::{Class, LaneSeed};
 use toxmail::relay::descriptor::{Admission, Invite};
 use toxmail::relay::server::shelf::{Shelf, State};
 use toxmail::relay::server::{Input, OWNER_SLOTS};
-use toxmail::relay::wire::{Answer, Code, Filled, Hello, Message as _, Registered, Request};
+use toxmail::relay::wire::{Answer, Code, Filled, Hello, MAX_PIECE, Message as _, Registered, Request};
 use world::{Breaking, DAY, SIZE, World, content, digest, in_memory, key, limits, octets, on_disk, reopened, slot};
 
 const OWNER: u8 = 1;
@@ -182,6 +182,7 @@ on_both_shelves! {
         world.pass(3 * DAY);
         assert!(!world.friends.contains(&key(3)), "he has not even a slot");
         assert!(world.friends.contains(&key(2)) && world.friends.contains(&key(5)));
+        world.handle(Input::Offline(key(2)));
         world.pass(40 * DAY);
         assert!(!world.friends.contains(&key(2)));
         assert!(world.friends.contains(&key(5)), "who was invited stays");
@@ -214,6 +215,102 @@ on_both_shelves! {
         assert_eq!(code(&world.say(key(2), &[Request::Put(octets(&slot(2, 2)), SIZE, [0; 32])])[0]), Code::Busy);
         world.delete(key(OWNER), &slot(OWNER, 0));
         assert!(matches!(world.put(key(2), &slot(2, 2), &content(1)), Answer::Stored(..)));
+    }
+
+    fn an_owner_who_stays_online_is_not_forgotten(world: World<impl Shelf>) {
+        let mut open = limits();
+        open.open = true;
+        world.server.set_limits(open);
+        assert!(world.ask(key(2), &Admission::Owner(None)));
+        world.greet(key(2));
+        world.register(key(2), &[&slot(2, 0)]);
+        world.pass(40 * DAY);
+        assert!(world.friends.contains(&key(2)), "his session is up all the time");
+        assert_eq!(world.state(&slot(2, 0).id()), Some(State::Empty));
+    }
+
+    fn junk_keeps_nobody_out(world: World<impl Shelf>) {
+        prepare(&mut world, 2);
+        for _ in 0..1000 {
+            world.handle(Input::Asked(key(50), b"Hello, I am somebody"));
+        }
+        let relay = world.relay();
+        assert!(world.ask(key(51), &Admission::visitor(&slot(OWNER, 1), &relay, &key(51))), "a slot vouches");
+        for _ in 0..1000 {
+            world.handle(Input::Asked(key(50), Admission::Owner(None).to_string().as_bytes()));
+        }
+        assert!(!world.ask(key(52), &Admission::visitor(&slot(OWNER, 1), &relay, &key(52))), "it is too much");
+        world.friends.remove(&key(OWNER));
+        assert!(world.ask(key(OWNER), &Admission::Owner(None)), "an owner is known without a look");
+    }
+
+    fn a_visitor_who_asks_again_stays_no_longer(world: World<impl Shelf>) {
+        prepare(&mut world, 1);
+        let admission = Admission::visitor(&slot(OWNER, 0), &world.relay(), &key(VISITOR));
+        for _ in 0..14 {
+            world.pass(290);
+            world.ask(key(VISITOR), &admission);
+            world.say(key(VISITOR), &[Request::List(0)]);
+        }
+        assert_eq!(world.server.totals().sessions, 1, "an hour is over: the owner's alone is up");
+    }
+
+    fn a_visitor_who_comes_by_another_slot_takes_the_place_of_who_came_by_it(world: World<impl Shelf>) {
+        prepare(&mut world, 2);
+        world.visitor(key(101), &slot(OWNER, 1));
+        let admission = Admission::visitor(&slot(OWNER, 1), &world.relay(), &key(VISITOR));
+        assert!(world.ask(key(VISITOR), &admission));
+        assert!(!world.friends.contains(&key(101)), "a slot vouches for one visitor at a time");
+    }
+
+    fn who_asks_for_much_at_a_time_is_cut_off_before_it_is_gathered(world: World<impl Shelf>) {
+        prepare(&mut world, 1);
+        let mut packet = Vec::new();
+        while Request::List(0).append(&mut packet) {}
+        for _ in 0..10 {
+            world.handle(Input::Packet(key(OWNER), &packet));
+        }
+        assert_eq!(world.server.totals().sessions, 1, "the visitor's");
+        world.poll().expect("nothing was changed");
+        assert!(world.take(key(OWNER)).is_empty());
+    }
+
+    fn what_one_session_asked_is_not_answered_in_the_next(world: World<impl Shelf>) {
+        prepare(&mut world, 1);
+        let mut packet = Vec::new();
+        assert!(Request::List(9).append(&mut packet));
+        world.handle(Input::Packet(key(OWNER), &packet));
+        world.greet(key(OWNER));
+        assert_eq!(world.say(key(OWNER), &[Request::Ack(0)]), []);
+    }
+
+    fn what_can_not_fit_drops_nothing_of_others(world: World<impl Shelf>) {
+        prepare(&mut world, 1);
+        let large = LaneSeed::new(&mut [OWNER; 32]).slot(&world.relay(), Class::K128, 0);
+        let register = vec![Registered { slot: large.id().0, class: Class::K128.number() }];
+        assert_eq!(world.say(key(OWNER), &[Request::Register(1, register)]), [Answer::Done(1)]);
+        let begun = world.fill(&slot(OWNER, 0), &content(1));
+        world.say(key(VISITOR), &begun[..3]);
+        world.handle(Input::Offline(key(VISITOR)));
+        let put = Request::Put(octets(&large), 8 * SIZE, [0; 32]);
+        assert_eq!(code(&world.say(key(OWNER), &[put])[0]), Code::Quota);
+        world.greet(key(VISITOR));
+        let on = Answer::Continue(octets(&slot(OWNER, 0)), 2 * MAX_PIECE as u64);
+        assert_eq!(world.say(key(VISITOR), &begun[..1]), [on], "what was begun goes on");
+    }
+
+    fn a_disk_that_is_nearly_full_takes_nothing_more_and_gives_what_it_has(world: World<impl Shelf>) {
+        prepare(&mut world, 4);
+        assert!(matches!(world.put(key(VISITOR), &slot(OWNER, 0), &content(1)), Answer::Stored(..)));
+        world.server.set_room(2 * SIZE);
+        let begun = world.fill(&slot(OWNER, 1), &content(1));
+        assert!(matches!(world.say(key(VISITOR), &begun[..3])[..], [Answer::Continue(..)]));
+        assert!(matches!(world.put(key(OWNER), &slot(OWNER, 2), &content(1)), Answer::Stored(..)), "there is room for two");
+        assert_eq!(code(&world.put(key(OWNER), &slot(OWNER, 3), &content(1))), Code::Busy, "the rest is promised");
+        assert!(matches!(world.say(key(VISITOR), &begun[3..])[..], [Answer::Stored(..)]), "what was begun may end");
+        assert_eq!(world.fetch(key(OWNER), &slot(OWNER, 0)), content(1));
+        world.server.set_room(SIZE);
+        assert!(matches!(world.put(key(OWNER), &slot(OWNER, 3), &content(1)), Answer::Stored(..)));
     }
 
     fn an_owner_registers_so_many_slots_and_nobody_elses(world: World<impl Shelf>) {
@@ -389,6 +486,18 @@ fn failed_commit<S: Shelf>(mut world: World<Breaking<S>>) {
     assert_eq!((world.server.totals().used, world.server.totals().slots), (SIZE, 2));
     assert!(matches!(world.say(key(OWNER), &[delete])[..], [Answer::Gone(..)]));
     assert!(matches!(world.put(key(VISITOR), &slot(OWNER, 0), &content(1)), Answer::Stored(..)));
+}
+
+#[test]
+fn a_content_that_cannot_be_begun_is_the_trouble_of_its_sender_alone() {
+    let mut world = in_memory();
+    prepare(&mut world, 1);
+    world.server.shelf_mut().full = true;
+    let mut packet = Vec::new();
+    assert!(Request::Put(octets(&slot(OWNER, 0)), SIZE, [0; 32]).append(&mut packet));
+    world.handle(Input::Packet(key(VISITOR), &packet));
+    assert_eq!(world.register(key(OWNER), &[&slot(OWNER, 1)]), [Answer::Done(7)]);
+    assert_eq!(code(&world.take(key(VISITOR))[0]), Code::Busy);
 }
 
 #[test]

@@ -276,10 +276,13 @@ pub fn content(of: u8) -> Vec<u8> {
     (0..SIZE).map(|at| (at as u8).wrapping_mul(31) ^ of).collect()
 }
 
-/// A shelf whose commits fail on demand.
+/// A shelf that fails on demand.
 pub struct Breaking<S> {
     pub shelf: S,
+    /// Whether commits fail.
     pub broken: bool,
+    /// Whether no content can be begun.
+    pub full: bool,
 }
 
 /// Passes on what the shelf does.
@@ -307,7 +310,6 @@ impl<S: Shelf> Shelf for Breaking<S> {
         fn forget(&mut self, slot: &SlotId) -> Result<()>;
         fn empty(&mut self, slot: &SlotId, until: u64) -> Result<()>;
         fn forget_gone(&mut self, owner: &PublicKey, most: u64) -> Result<u64>;
-        fn begin(&mut self) -> Result<Draft>;
         fn append(&mut self, draft: Draft, octets: &[u8]) -> Result<()>;
         fn abandon(&mut self, draft: Draft) -> ();
         fn fill(&mut self, slot: &SlotId, draft: Draft, digest: &Digest, expires: u64) -> Result<u64>;
@@ -315,6 +317,13 @@ impl<S: Shelf> Shelf for Breaking<S> {
         fn read(&mut self, slot: &SlotId, offset: u64, length: usize) -> Result<Option<Vec<u8>>>;
         fn ended(&mut self, now: u64, most: usize) -> Result<Vec<(SlotId, Slot)>>;
         fn roll_back(&mut self) -> ();
+    }
+
+    fn begin(&mut self) -> Result<Draft> {
+        if self.full {
+            return Err(ShelfError("full".into()));
+        }
+        self.shelf.begin()
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -327,7 +336,7 @@ impl<S: Shelf> Shelf for Breaking<S> {
 }
 
 pub fn in_memory() -> World<Breaking<Memory>> {
-    World::new(Breaking { shelf: Memory::default(), broken: false })
+    World::new(Breaking { shelf: Memory::default(), broken: false, full: false })
 }
 
 pub fn crashed(mut shelf: Breaking<Memory>) -> Breaking<Memory> {
@@ -342,7 +351,7 @@ pub fn on_disk(folder: &Path) -> World<Disk> {
 }
 
 pub fn open(folder: &Path) -> Disk {
-    Breaking { shelf: toxmail::slots::Shelf::open(folder).expect("a shelf"), broken: false }
+    Breaking { shelf: toxmail::slots::Shelf::open(folder).expect("a shelf"), broken: false, full: false }
 }
 
 pub fn reopened(shelf: Disk, folder: &Path) -> Disk {

@@ -525,3 +525,39 @@ fn nothing_is_lost_and_every_copy_goes_whatever_the_weather() {
         assert!(result.is_ok(), "seed {seed}");
     }
 }
+
+#[test]
+fn a_slot_that_somebody_else_took_is_used_up_and_holds_up_no_other() {
+    let mut inbox = Inbox::new(Settings::default(), [3; 32]);
+    let (relay, class) = (relay(1), Class::K16);
+    for number in 1..=2 {
+        let lane = Input::Lane { peer: peer(number), relays: vec![relay], open: OPEN, windows: BTreeMap::new() };
+        inbox.handle(DAY, lane);
+    }
+    inbox.handle(DAY, Input::Up { relay, max_slots: 8192 });
+    let asked = |inbox: &mut Inbox| {
+        let mut actions = Vec::new();
+        inbox.poll(DAY, &mut actions);
+        let slots = actions.into_iter().flat_map(|action| match action {
+            Action::Register { slots, .. } => slots,
+            _ => Vec::new(),
+        });
+        let of_lane = |slot| if let Slot::Of(peer, place) = slot { Some((peer, place)) } else { None };
+        slots.filter_map(of_lane).collect::<Vec<_>>()
+    };
+    let taken = (peer(1), Place { relay, class, number: 3 });
+    let mut slots = asked(&mut inbox);
+    slots.retain(|slot| *slot != taken);
+    inbox.handle(DAY, Input::Registered { relay, slots });
+    inbox.handle(DAY, Input::NotRegistered { relay, slots: vec![taken], code: Code::Taken });
+    assert_eq!(asked(&mut inbox), [], "it is not asked for again");
+    inbox.handle(DAY, Input::Arrived { peer: peer(2), place: Place { relay, class, number: 7 } });
+    let more: Vec<u64> = asked(&mut inbox)
+        .into_iter()
+        .map(|(of, place)| {
+            assert_eq!((of, place.class), (peer(2), class));
+            place.number
+        })
+        .collect();
+    assert_eq!(more.len(), 8, "the other lane goes on at once");
+}

@@ -340,7 +340,7 @@ fn one_of_one_and_two_of_two_are_enough() {
 fn a_relay_that_refuses_is_replaced_by_another() {
     for code in [Code::Quota, Code::Busy, Code::Slots, Code::Wrong, Code::Forbidden, Code::Unknown, Code::Taken] {
         let mut world = World::new(1, 4);
-        let first = order(&world.outbox.peers[&ALICE], &world.outbox.relays, ALICE)[0];
+        let first = look::order(&world.outbox.peers[&ALICE], &world.outbox.relays, ALICE)[0];
         world.relays.get_mut(&first).expect("there").refuses = Some(code);
         world.contact(false);
         world.queue(mail(1), &[Class::K16], false);

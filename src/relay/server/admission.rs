@@ -10,11 +10,17 @@ use crate::relay::descriptor::{Admission, Invite};
 /// The most visitors, and those of them whom slots of one owner vouch for.
 const MAX_VISITORS: usize = 256;
 const OWNER_VISITORS: usize = 32;
-/// The most friend requests that are looked at in a minute.
+/// The most friend requests that are looked up in a minute: those that read like one, of who is no owner.
 const MAX_REQUESTS: u32 = 600;
 
 impl<S: Shelf> Server<S> {
     pub(super) fn on_asked(&mut self, now: Now, key: PublicKey, text: &[u8]) -> Result<(), ShelfError> {
+        let Some(admission) = Admission::parse(text) else { return Ok(()) };
+        // It lost its friendship with us, or the answer is still on its way.
+        if self.owners.contains_key(&key) {
+            self.waiting.push(Waiting::Admit(key));
+            return Ok(());
+        }
         if now.micros.saturating_sub(self.requests.0) > 60 * SECOND {
             self.requests = (now.micros, 0);
         }
@@ -22,15 +28,9 @@ impl<S: Shelf> Server<S> {
         if self.requests.1 > MAX_REQUESTS {
             return Ok(());
         }
-        match Admission::parse(text) {
-            None => Ok(()),
-            // It lost its friendship with us, or the answer is still on its way.
-            Some(_) if self.owners.contains_key(&key) => {
-                self.waiting.push(Waiting::Admit(key));
-                Ok(())
-            }
-            Some(Admission::Owner(invite)) => self.on_owner(now, key, invite.as_ref()),
-            Some(Admission::Visitor(slot, signature)) => self.on_visitor(now, key, slot, &signature),
+        match admission {
+            Admission::Owner(invite) => self.on_owner(now, key, invite.as_ref()),
+            Admission::Visitor(slot, signature) => self.on_visitor(now, key, slot, &signature),
         }
     }
 
@@ -74,14 +74,14 @@ impl<S: Shelf> Server<S> {
         if !slot.verify_visit(&self.key, &key, signature) {
             return Ok(());
         }
-        let visit = Visit { slot, owner, since: now.micros, heard: now.micros };
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.visit = Some(visit);
+        // The answer is still on its way; the visit goes on as it began.
+        if self.visitors().any(|(other, visit)| other == key && visit.slot == slot) {
             self.waiting.push(Waiting::Admit(key));
             return Ok(());
         }
-        // A slot vouches for one visitor at a time.
-        let before = self.visitors().find(|(_, visit)| visit.slot == slot).map(|(key, _)| key);
+        // A slot vouches for one visitor at a time, and by another slot a visitor comes anew.
+        let before = self.visitors().filter(|(other, visit)| *other == key || visit.slot == slot);
+        let before: Vec<PublicKey> = before.map(|(key, _)| key).collect();
         before.into_iter().for_each(|key| self.dismiss(key));
         let of_owner = self.visitors().filter(|(_, visit)| visit.owner == owner).count();
         if of_owner >= OWNER_VISITORS && !self.make_room(|visit| visit.owner == owner) {
@@ -90,6 +90,7 @@ impl<S: Shelf> Server<S> {
         if self.visitors().count() >= MAX_VISITORS && !self.make_room(|_| true) {
             return Ok(());
         }
+        let visit = Visit { slot, owner, since: now.micros, heard: now.micros };
         self.clients.insert(key, Client { visit: Some(visit), ..Client::default() });
         self.waiting.push(Waiting::Admit(key));
         Ok(())

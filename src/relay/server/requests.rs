@@ -77,7 +77,9 @@ impl<S: Shelf> Server<S> {
 
     pub(super) fn account(&mut self, owner: &PublicKey, change: impl FnOnce(&mut Owner)) {
         if let Some(owner) = self.owners.get_mut(owner) {
+            let used = owner.used;
             change(owner);
+            self.used = self.used - used + owner.used;
         }
     }
 
@@ -128,7 +130,8 @@ impl<S: Shelf> Server<S> {
             return refuse(Code::Busy, "too many slots are being filled at a time");
         }
         self.make_space(&known.owner, size)?;
-        let draft = self.shelf.begin()?;
+        // Like what cannot be appended: nothing of others depends on it.
+        let Ok(draft) = self.shelf.begin() else { return refuse(Code::Busy, TROUBLE) };
         let incoming = Incoming {
             draft,
             owner: known.owner,
@@ -143,31 +146,40 @@ impl<S: Shelf> Server<S> {
         Ok(Answer::Continue(SlotOctets(slot.0), 0))
     }
 
-    /// Makes sure that so many octets more may come in for an owner; what nobody goes on with gives way.
+    /// Makes sure that so many octets more may come in for an owner; what nobody goes on with gives way, where that helps.
     pub(super) fn make_space(&mut self, owner: &PublicKey, size: u64) -> Result<(), Refusal> {
-        loop {
-            let Some(account) = self.owners.get(owner) else { return refuse(Code::Unknown, "no such slot") };
-            let of_owner = |incoming: &&Incoming| incoming.owner == *owner;
-            let coming = |all: u64, incoming: &Incoming| all + incoming.size;
-            let reserved = self.incoming.values().filter(of_owner).fold(0, coming);
-            let over_quota = account.used + reserved + size > self.quota(account);
-            let all = self.totals().used + self.incoming.values().fold(0, coming);
-            let over = over_quota || all + size > self.limits.max_disk || self.incoming.len() >= MAX_DRAFTS;
-            if !over {
-                return Ok(());
-            }
-            let idle = self
-                .incoming
-                .iter()
-                .filter(|(_, incoming)| incoming.client.is_none() && (!over_quota || incoming.owner == *owner));
-            let Some(slot) = idle.min_by_key(|(_, incoming)| incoming.touched).map(|(slot, _)| *slot) else {
-                return if over_quota {
-                    refuse(Code::Quota, "the recipient's space at this relay is full")
-                } else {
-                    refuse(Code::Busy, "this relay is full")
-                };
-            };
+        let Some(account) = self.owners.get(owner) else { return refuse(Code::Unknown, "no such slot") };
+        if let Some(limit) = self.limit(account, size, |incoming| incoming.client.is_some()) {
+            return refuse(limit.0, limit.1);
+        }
+        while let Some(account) = self.owners.get(owner)
+            && let Some((code, _)) = self.limit(account, size, |_| true)
+        {
+            let idle = self.incoming.iter().filter(|(_, incoming)| incoming.client.is_none());
+            let idle = idle.filter(|(_, incoming)| code != Code::Quota || incoming.owner == *owner);
+            let Some(slot) = idle.min_by_key(|(_, incoming)| incoming.touched).map(|(slot, _)| *slot) else { break };
             self.abandon(&slot);
+        }
+        Ok(())
+    }
+
+    /// Which limit so many octets more would break, beside what lies here and those contents that are coming in and count.
+    fn limit(&self, owner: &Owner, size: u64, counts: impl Fn(&Incoming) -> bool) -> Option<(Code, &'static str)> {
+        let (mut many, mut of_owner, mut of_all, mut missing) = (0, 0, 0, 0);
+        for incoming in self.incoming.values().filter(|incoming| counts(incoming)) {
+            many += 1;
+            of_owner += if incoming.owner == owner.key { incoming.size } else { 0 };
+            of_all += incoming.size;
+            missing += incoming.size - incoming.have;
+        }
+        if owner.used + of_owner + size > self.quota(owner) {
+            Some((Code::Quota, "the recipient's space at this relay is full"))
+        } else if self.used + of_all + size > self.limits.max_disk || many >= MAX_DRAFTS {
+            Some((Code::Busy, "this relay is full"))
+        } else if missing + size > self.room {
+            Some((Code::Busy, "the disk of this relay is nearly full"))
+        } else {
+            None
         }
     }
 
@@ -195,6 +207,7 @@ impl<S: Shelf> Server<S> {
         }
         incoming.digester.update(octets);
         incoming.have += octets.len() as u64;
+        self.room = self.room.saturating_sub(octets.len() as u64);
         let draft = incoming.draft;
         if self.shelf.append(draft, octets).is_err() {
             self.abandon(slot);

@@ -19,6 +19,8 @@ pub(super) struct Session {
     pub(super) heard: bool,
     pub(super) flow: Flow,
     pub(super) answers: VecDeque<Answer>,
+    /// How many more there will be once this turn is on disk.
+    pub(super) waiting: usize,
     /// Contents being fetched, one after the other.
     pub(super) gets: VecDeque<Cursor>,
 }
@@ -60,7 +62,7 @@ impl Cursor {
 
 impl Session {
     pub(super) fn new(id: [u8; 8]) -> Self {
-        Self { id, heard: false, flow: Flow::default(), answers: VecDeque::new(), gets: VecDeque::new() }
+        Self { id, heard: false, flow: Flow::default(), answers: VecDeque::new(), waiting: 0, gets: VecDeque::new() }
     }
 
     /// The next packet that may be sent now: answers first, then contents.

@@ -616,3 +616,32 @@ proptest! {
         prop_assert!(!believed);
     }
 }
+
+#[test]
+fn a_slot_that_is_somebody_elses_keeps_none_of_the_others_out() {
+    let mut relay = Scripted::up();
+    let slots: Vec<(SlotId, Class)> = (0..28).map(|number| (key(number).id(), Class::K16)).collect();
+    let (taken, mut requests) = (key(9).id(), 0);
+    relay.input(Input::Command(Box::new(Command::Register(slots.clone()))));
+    while let Some(request) = relay.requests.pop() {
+        let Request::Register(number, slots) = request else { panic!("{request:?}") };
+        requests += 1;
+        let refused = slots.iter().any(|slot| slot.slot == taken.0);
+        relay.answer(&[if refused {
+            Answer::Failed(number, Code::Taken as u8, "registered otherwise".into())
+        } else {
+            Answer::Done(number)
+        }]);
+    }
+    assert!(requests <= 12, "halves: {requests} requests");
+    let (mut registered, mut refused) = (Vec::new(), Vec::new());
+    for event in &relay.events {
+        match event {
+            Event::Registered(slots) => registered.extend(slots.clone()),
+            Event::NotRegistered(slots, Code::Taken, _) => refused.extend(slots.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((registered.len(), refused), (27, vec![taken]));
+    assert!(!relay.session.is_waiting());
+}
