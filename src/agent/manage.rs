@@ -517,11 +517,11 @@ impl Backend for Manager {
         let message = self.contacts.message(at, new.message.as_deref());
         self.contacts.add(at, id, nickname(new.nick)?, message.clone())?;
         if let Some(invitation) = &invitation {
-            self.with_relays()?.introduce(at, self.names.id(at), message, invitation)?;
+            self.with_relays()?.introduce(at, self.names.id(at), message.clone(), invitation)?;
         }
         if let (Some(name), Some(found)) = (&name, found) {
             let invitation = published.map(|invitation| invitation.to_string());
-            let settled = Settled { invitation, ..self.names.settled(at, name) };
+            let settled = Settled { invitation, message, ..self.names.settled(at, name) };
             match self.contacts.store.confirm(settled, found)? {
                 Accepted::Pinned | Accepted::NoOffer => {}
                 Accepted::OtherKey(key) => return Err(other_key(name, key)),

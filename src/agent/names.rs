@@ -426,11 +426,12 @@ impl Names {
                 }
                 Finding::Found(found) if found.id == id => {
                     let signed = match found.proof {
-                        Proof::Secure => "signed",
+                        Proof::Secure if more.is_empty() || told_there => "signed",
+                        Proof::Secure => "signed, without your invitation",
+                        // Nor does an invitation count there.
                         Proof::Insecure => "not signed: others must confirm the key by hand",
                     };
-                    let without = if more.is_empty() || told_there { "" } else { ", without your invitation" };
-                    (true, format!("leads here ({}, {signed}){without}", found.method))
+                    (true, format!("leads here ({}, {signed})", found.method))
                 }
                 Finding::Found(found) if found.id.key() == id.key() => {
                     (false, "leads to this key with an old nospam: friend requests do not arrive".to_owned())

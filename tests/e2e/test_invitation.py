@@ -82,7 +82,7 @@ class InvitationTest(RelayCase):
             self.named.publish(zone, f"{name}._tox", re.findall('"([^"]*)"', strings))
         signed, unsigned = self.hugo.json("name", "record")
         self.assertEqual(signed["text"], "leads here (tox1, signed)")
-        self.assertRegex(unsigned["text"], r"^leads here \(tox1, not signed: ")
+        self.assertRegex(unsigned["text"], r"^leads here \(tox1, not signed: .*\)$")
         self.hugo.stop()
 
         # Nobody who forges an answer gets mail to read: what is not proved tells no invitation.
@@ -90,6 +90,14 @@ class InvitationTest(RelayCase):
         found = [ivan.json("name", "lookup", f"hugo@{zone}") for zone in ("example.test", "plain.test")]
         self.assertEqual([one["tox_id"] for one in found], [tox_id] * 2)
         self.assertEqual([one["invitation"] for one in found], [invitation, None])
+
+        judy = self.person("judy", settings={"names": self.names})
+        judy.ctl("contact", "add", "hugo@example.test", "--message", WORDS)
+        with closing(store(judy)) as tables:
+            ((words, text),) = tables.execute("SELECT text, invitation FROM introducing").fetchall()
+        self.assertIn(WORDS, words)
+        self.assertEqual(text, invitation)
+        judy.stop()
 
         self.use(ivan, self.relays[1:])
         queue_id, content = self.send(ivan, "hugo@example.test", 4 * KIB)
