@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD_NOCASE, HEXLOWER, HEXLOWER_PERMISSIVE};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::identity::tox_id::PublicKey;
 use crate::lane::keys::{RelayKey, SignatureOctets, SlotId, SlotKey};
@@ -16,7 +17,7 @@ const PREFIX: &str = "toxmail-relay:";
 pub use crate::lane::offer::RelayRef as Descriptor;
 
 /// A secret of 16 octets that makes its bearer an owner, once.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Invite(pub [u8; 16]);
 
 /// A text is no relay's.

@@ -112,7 +112,8 @@ impl Shelf {
             let entry = entry?;
             let name = entry.file_name();
             let file = name.to_str().and_then(|name| name.parse::<u64>().ok());
-            match file {
+            // A number that the database cannot hold was not given here.
+            match file.filter(|file| i64::try_from(*file).is_ok()) {
                 Some(file) if entry.file_type()?.is_file() => {
                     self.next = self.next.max(file + 1);
                     files.insert((file, entry.metadata()?.len()));
