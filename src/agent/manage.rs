@@ -522,7 +522,7 @@ impl Backend for Manager {
         if let (Some(name), Some(found)) = (&name, found) {
             let invitation = published.map(|invitation| invitation.to_string());
             let settled = Settled { invitation, message, ..self.names.settled(at, name) };
-            match self.contacts.store.confirm(settled, found)? {
+            match self.contacts.store.confirm(settled, found, true)? {
                 Accepted::Pinned | Accepted::NoOffer => {}
                 Accepted::OtherKey(key) => return Err(other_key(name, key)),
                 Accepted::Blocked => return Err(Failure::Conflict("that key is blocked".into())),

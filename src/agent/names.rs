@@ -131,12 +131,12 @@ impl Names {
         self.runtime.block_on(self.look_up(address))
     }
 
-    /// Pins `address` to `key` if it leads there, proved by DNSSEC.
+    /// Pins `address` to `key`, whose request the operator has accepted, if it leads there, proved by DNSSEC.
     pub async fn pin_if_proved(self: Arc<Self>, account: usize, address: Address, key: PublicKey) {
         let Some(found) = self.leads_to(&address, &key).await else { return };
         let pinned = tokio::task::spawn_blocking(move || {
             let settled = self.settled(account, &address);
-            if let Err(error) = self.contacts.store.confirm(settled, found) {
+            if let Err(error) = self.contacts.store.confirm(settled, found, true) {
                 log::error!("cannot pin {address}: {error}");
             }
         });
@@ -270,7 +270,8 @@ impl Names {
         let names = self.clone();
         let of = name.clone();
         let request = blocking(move || Ok(Reader::open(&names.state_dir)?.request(&of, &key)?)).await.flatten();
-        let Some(request) = request.filter(|request| request.answer == Answer::Open && request.verified.is_none())
+        // One that was proved and is open still: the agent ended before it could accept it.
+        let Some(request) = request.filter(|request| request.answer == Answer::Open && request.verified != Some(false))
         else {
             return;
         };
@@ -302,7 +303,7 @@ impl Names {
                 }
             }
             if let (Some(found), Some(address)) = (verified, claim)
-                && let Err(error) = self.contacts.store.confirm(self.settled(account, &address), found)
+                && let Err(error) = self.contacts.store.confirm(self.settled(account, &address), found, false)
             {
                 log::error!("{name}: cannot pin {address}: {error}");
             }
@@ -371,7 +372,8 @@ impl Names {
         let doubt = match finding {
             Finding::Found(found) if found.id.key() == *key && found.proof == Proof::Secure => {
                 // Never looked up again by itself: a contact must not cause look-ups for ever.
-                match self.contacts.store.confirm(Settled { refresh: 0, ..self.settled(account, &of) }, found) {
+                let settled = Settled { refresh: 0, ..self.settled(account, &of) };
+                match self.contacts.store.confirm(settled, found, false) {
                     Ok(Accepted::Pinned) => None,
                     Ok(Accepted::OtherKey(_)) => Some("From is pinned to another key"),
                     _ => NOT_THIS,

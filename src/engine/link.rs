@@ -30,7 +30,7 @@ const MAX_BACKLOG: usize = 32_768;
 const MAX_HELLOS: u32 = 100;
 /// How many words about lanes a peer may say in one session: each costs the check of a signature. An honest one says three
 /// when it comes up, and one a week.
-const MAX_WORDS: u32 = 1000;
+pub const MAX_WORDS: u32 = 1000;
 /// What a peer that is not let in is told.
 const DECLINE: &str = "the recipient does not want to exchange mail with you";
 /// How often a peer's misbehaviour is worth a log line.

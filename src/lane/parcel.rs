@@ -169,7 +169,12 @@ impl Parcel {
 
     /// Packs items, in order, into as few control parcels as hold them, each in one part of [`Class::K16`].
     pub fn pack(items: Vec<Item>) -> Vec<Self> {
-        let most = capacity(Class::K16) - CONTROL_START;
+        Self::pack_into(items, capacity(Class::K16))
+    }
+
+    /// The same into control parcels of at most `most` octets; an item that is longer has one of its own.
+    pub fn pack_into(items: Vec<Item>, most: usize) -> Vec<Self> {
+        let most = most.saturating_sub(CONTROL_START);
         let mut parcels: Vec<(usize, Vec<Item>)> = Vec::new();
         for item in items {
             let mut octets = Zeroizing::new(Vec::with_capacity(2 * MAX_OFFER));

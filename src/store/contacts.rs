@@ -365,10 +365,14 @@ pub(super) fn take_request(db: &Connection, request: &Request) -> rusqlite::Resu
     }
     let refused: Option<bool> = db
         .prepare_cached(
-            "UPDATE request SET message = CASE refused WHEN 0 THEN ?3 ELSE message END, received = ?4
+            "UPDATE request SET received = ?4, message = CASE refused WHEN 0 THEN ?3 ELSE message END,
+             verified = CASE WHEN refused = 0 AND claim IS NOT ?5 THEN NULL ELSE verified END,
+             claim = CASE refused WHEN 0 THEN ?5 ELSE claim END
              WHERE account = ?1 AND key = ?2 RETURNING refused",
         )?
-        .query_row(params![request.account, request.key.0, request.message, request.received], |row| row.get(0))
+        .query_row(params![request.account, request.key.0, request.message, request.received, request.claim], |row| {
+            row.get(0)
+        })
         .optional()?;
     if let Some(refused) = refused {
         return Ok((!refused).then_some(false));
@@ -394,6 +398,7 @@ pub(super) fn take_request(db: &Connection, request: &Request) -> rusqlite::Resu
 /// Removes a contact with the names pinned to it; whether it was there.
 fn remove(session: &mut Session<'_>, account: &str, key: &PublicKey) -> rusqlite::Result<bool> {
     names::forget(session, account, key)?;
+    session.connection.execute("DELETE FROM introducing WHERE account = ? AND peer = ?", params![account, key.0])?;
     let sql = "DELETE FROM contact WHERE account = ? AND key = ?";
     Ok(session.connection.execute(sql, params![account, key.0])? > 0)
 }

@@ -45,6 +45,8 @@ pub(super) struct Dispatcher {
     pub warned: i64,
     /// When the next is to be told, in milliseconds of the queue clock.
     pub warn_next: i64,
+    /// Since keys were destroyed: when the log is to be emptied, which has them still; milliseconds of the queue clock.
+    pub wipe_at: Option<i64>,
     links: HashMap<(String, PublicKey), Link>,
 }
 
@@ -118,7 +120,8 @@ impl Store {
                 .connection
                 .prepare_cached("UPDATE recipient SET state = 0 WHERE account = ? AND peer = ? AND state = 1")?
                 .execute(params![account, peer.0])?;
-            Ok(())
+            // Names may have got another key while their mail was being sent.
+            super::names::hold_changed(session, &account, &peer)
         });
     }
 }

@@ -89,6 +89,7 @@ impl Store {
                  ON CONFLICT DO UPDATE SET next_lookup = ?1, denials = 0 WHERE removed = 0",
                 params![now],
             )?;
+            super::names::hold_all_changed(session)?;
             session.events.push(Event::Names);
             session.dispatcher.look_again();
             // Those that had to be told of the delay were passed by.

@@ -78,7 +78,9 @@ impl Store {
     /// Forgets the codes that were renewed before then, in seconds since the epoch.
     pub fn forget_invitations(&self, before: i64) {
         self.record(move |session| {
-            session.connection.prepare_cached("DELETE FROM invitation WHERE renewed < ?")?.execute([before])?;
+            if session.connection.prepare_cached("DELETE FROM invitation WHERE renewed < ?")?.execute([before])? > 0 {
+                session.wipe();
+            }
             Ok(())
         });
     }

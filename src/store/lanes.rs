@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 use zeroize::Zeroizing;
 
 use super::schema::Reader;
-use super::writer::{Store, StoreError};
+use super::writer::{Session, Store, StoreError};
 use crate::identity::tox_id::PublicKey;
 use crate::lane::keys::{Class, LaneSeed, MailKey, MailSecret, PreKeySecret, RelayKey};
 use crate::relay::inbox::Window;
@@ -67,6 +67,15 @@ pub struct SlotWindow {
     pub window: Window,
 }
 
+/// Destroys the pre-keys made before `oldest` (seconds of the wall clock).
+fn destroy(session: &mut Session<'_>, oldest: i64) -> rusqlite::Result<()> {
+    // What is deleted is overwritten (`secure_delete`).
+    if session.connection.prepare_cached("DELETE FROM pre_key WHERE made < ?")?.execute([oldest])? > 0 {
+        session.wipe();
+    }
+    Ok(())
+}
+
 /// The class of a row, which column `at` has.
 pub(super) fn class(number: u8, at: usize) -> rusqlite::Result<Class> {
     Class::from_number(number).ok_or_else(|| {
@@ -120,6 +129,9 @@ impl Store {
     pub fn put_lane_out(&self, account: &str, lane: LaneOut, anew: bool, seconds: i64) -> Result<(), StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
+            if anew {
+                session.wipe();
+            }
             let db = session.connection;
             if anew {
                 for table in ["slot_next", "deposit"] {
@@ -147,8 +159,7 @@ impl Store {
         })
     }
 
-    /// Keeps a pre-key, and destroys those made before `oldest` (seconds of the wall clock): their octets are overwritten
-    /// first.
+    /// Keeps a pre-key, and destroys those made before `oldest` (seconds of the wall clock).
     ///
     /// # Errors
     /// The store fails.
@@ -156,9 +167,8 @@ impl Store {
         let account = account.to_owned();
         let (peer, id, secret, made) = (key.peer, key.id, Zeroizing::new(*key.secret.expose()), key.made);
         self.call(move |session| {
+            destroy(session, oldest)?;
             let db = session.connection;
-            db.prepare_cached("UPDATE pre_key SET secret = zeroblob(32) WHERE made < ?")?.execute([oldest])?;
-            db.prepare_cached("DELETE FROM pre_key WHERE made < ?")?.execute([oldest])?;
             db.prepare_cached(
                 "INSERT INTO pre_key (account, peer, id, secret, made) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             )?
@@ -169,12 +179,22 @@ impl Store {
 
     /// Destroys the pre-keys made before `oldest` (seconds of the wall clock).
     pub fn destroy_pre_keys(&self, oldest: i64) {
-        self.record(move |session| {
-            let db = session.connection;
-            db.prepare_cached("UPDATE pre_key SET secret = zeroblob(32) WHERE made < ?")?.execute([oldest])?;
-            db.prepare_cached("DELETE FROM pre_key WHERE made < ?")?.execute([oldest])?;
+        self.record(move |session| destroy(session, oldest));
+    }
+
+    /// Has pre-keys that were made later than `latest` count as old enough to be renewed at `now` (both in seconds of the
+    /// wall clock).
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn pre_keys_are_due(&self, now: i64, latest: i64) -> Result<(), StoreError> {
+        self.call(move |session| {
+            session
+                .connection
+                .prepare_cached("UPDATE pre_key SET made = ? WHERE made > ?")?
+                .execute([now - RENEW, latest])?;
             Ok(())
-        });
+        })
     }
 
     /// Notes how far the numbers of lanes are.
@@ -213,11 +233,8 @@ impl Store {
     pub fn forget_lanes(&self, account: &str, peer: PublicKey) -> Result<(), StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
+            session.wipe();
             let db = session.connection;
-            db.prepare_cached("UPDATE pre_key SET secret = zeroblob(32) WHERE account = ? AND peer = ?")?
-                .execute(params![account, peer.0])?;
-            db.prepare_cached("UPDATE lane_in SET seed = zeroblob(32) WHERE account = ? AND peer = ?")?
-                .execute(params![account, peer.0])?;
             for table in ["pre_key", "lane_in", "lane_out", "slot_window", "slot_next", "deposit", "parcel", "receipt"]
             {
                 db.prepare_cached(&format!("DELETE FROM {table} WHERE account = ? AND peer = ?"))?

@@ -270,6 +270,16 @@ pub(super) fn hold_changed(session: &mut Session<'_>, account: &str, peer: &Publ
     Ok(())
 }
 
+/// The same for all peers.
+pub(super) fn hold_all_changed(session: &mut Session<'_>) -> rusqlite::Result<()> {
+    let changed: Vec<(String, [u8; 32])> = session
+        .connection
+        .prepare_cached("SELECT DISTINCT account, key FROM name WHERE key IS NOT NULL AND offer IS NOT NULL")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    changed.into_iter().try_for_each(|(account, key)| hold_changed(session, &account, &PublicKey(key)))
+}
+
 /// The contact with this key is removed: its names lead nowhere until the operator says so. Mail that names them waits.
 pub(super) fn forget(session: &mut Session<'_>, account: &str, key: &PublicKey) -> rusqlite::Result<()> {
     let db = session.connection;
@@ -571,14 +581,18 @@ impl Store {
         })
     }
 
-    /// Pins what was found for a name because the operator says so.
+    /// Pins what was found for a name, because the operator says so, or because a contact's mail or request was proved to be
+    /// of that name, which is not enough ([`Accepted::NoOffer`]) where the operator has removed its contact.
     ///
     /// # Errors
     /// The store fails.
-    pub fn confirm(&self, settled: Settled, found: Found) -> Result<Accepted, StoreError> {
+    pub fn confirm(&self, settled: Settled, found: Found, by_operator: bool) -> Result<Accepted, StoreError> {
         self.call(move |session| {
             let key = found.id.key();
             let name = find(session, &settled.account, &settled.address.to_string())?;
+            if !by_operator && name.as_ref().is_some_and(|name| name.removed) {
+                return Ok(Accepted::NoOffer);
+            }
             if let Some(pin) = name.and_then(|name| name.pin).filter(|pin| pin.key != key) {
                 return Ok(Accepted::OtherKey(pin.key));
             }

@@ -362,22 +362,19 @@ pub(super) fn warn_late(session: &mut Session<'_>) -> rusqlite::Result<()> {
         return Ok(());
     }
     session.dispatcher.warn_next = now + wait;
+    // Those of the future, by a clock that was wrong, are looked at again at the next start.
     let next: Vec<(i64, i64)> = session
         .connection
         .prepare_cached(
-            "SELECT id, arrived FROM mail WHERE id > ? AND EXISTS
+            "SELECT id, arrived FROM mail WHERE id > ? AND arrived <= ? AND EXISTS
              (SELECT 1 FROM recipient r WHERE r.mail = mail.id AND r.warned = 0 AND r.state <> 2) ORDER BY id LIMIT ?",
         )?
-        .query_map(params![session.dispatcher.warned, EXPIRE_BATCH], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![session.dispatcher.warned, now, EXPIRE_BATCH], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     if next.len() == EXPIRE_BATCH as usize {
         session.dispatcher.warn_next = now;
     }
     for (mail, arrived) in next {
-        // Of the future: by a clock that was wrong. It is looked at again at the next start.
-        if arrived > now {
-            continue;
-        }
         if now - arrived < wait {
             session.dispatcher.warn_next = arrived + wait;
             break;

@@ -1,5 +1,7 @@
 //! Parcels: what goes to contacts by relays, where its parts were put, and the receipts that are owed for what came so.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::lanes::class;
@@ -141,6 +143,13 @@ fn receipt(row: &Row<'_>) -> rusqlite::Result<Receipt> {
 }
 
 pub(super) const RECEIPT: &str = "SELECT peer, transfer, number, item, made, parcel FROM receipt";
+
+/// Receipts that wait for a parcel.
+pub(super) const OWED: &str = "SELECT peer, transfer, number, item, made, parcel FROM receipt
+     WHERE account = ? AND peer = ? AND parcel IS NULL ORDER BY made LIMIT ?";
+
+/// How many receipts are owed to a contact at most, who decides how many there are; the newest stay.
+pub(super) const MAX_OWED: u32 = 5000;
 
 /// In the order of `recipient_order`: what is read is what is returned, and the parcels between.
 pub(super) const WAITING: &str = "SELECT transfer, mail FROM recipient INDEXED BY recipient_order
@@ -287,7 +296,7 @@ impl Store {
         });
     }
 
-    /// Keeps receipts that are owed. One that is there already stays.
+    /// Keeps receipts that are owed. One that is there already stays; of too many for one contact the oldest go.
     ///
     /// # Errors
     /// The store fails.
@@ -309,6 +318,16 @@ impl Store {
                         receipt.item,
                         receipt.made
                     ])?;
+            }
+            for peer in receipts.iter().map(|receipt| receipt.peer).collect::<BTreeSet<_>>() {
+                session
+                    .connection
+                    .prepare_cached(
+                        "DELETE FROM receipt WHERE account = ?1 AND peer = ?2 AND (transfer, number) IN
+                         (SELECT transfer, number FROM receipt WHERE account = ?1 AND peer = ?2
+                          ORDER BY made DESC LIMIT -1 OFFSET ?3)",
+                    )?
+                    .execute(params![account, peer.0, MAX_OWED])?;
             }
             Ok(())
         })
@@ -362,17 +381,22 @@ impl Reader {
             .optional()
     }
 
-    /// The parcels of mails that are not in the queue any more (answered, returned or deleted), and that are not finished.
+    /// The parcels of mails that are not to lie at relays as they are, and that are not finished: those not in the queue any
+    /// more (answered, returned or deleted; `true`), and those that are for somebody else now, on hold, or expire at another
+    /// time than was written into the parcel.
     ///
     /// # Errors
     /// The store fails.
-    pub fn parcels_without_mail(&self, account: &str) -> rusqlite::Result<Vec<(PublicKey, MailId)>> {
+    pub fn parcels_done_with(&self, account: &str) -> rusqlite::Result<Vec<(PublicKey, MailId, bool)>> {
         self.connection
             .prepare_cached(
-                "SELECT peer, id FROM parcel WHERE account = ? AND finished = 0 AND mail IS NOT NULL AND NOT EXISTS
-                 (SELECT 1 FROM recipient r WHERE r.transfer = parcel.id AND r.peer = parcel.peer)",
+                "SELECT p.peer, p.id, NOT EXISTS (SELECT 1 FROM recipient r WHERE r.transfer = p.id)
+                 FROM parcel p LEFT JOIN mail m ON m.id = p.mail
+                 WHERE p.account = ? AND p.finished = 0 AND p.mail IS NOT NULL AND (m.expires IS NOT p.expires
+                 OR NOT EXISTS (SELECT 1 FROM recipient r WHERE r.transfer = p.id AND r.peer = p.peer)
+                 OR EXISTS (SELECT 1 FROM recipient r WHERE r.transfer = p.id AND r.peer = p.peer AND r.state = 2))",
             )?
-            .query_map([account], |row| Ok((PublicKey(row.get(0)?), MailId(row.get(1)?))))?
+            .query_map([account], |row| Ok((PublicKey(row.get(0)?), MailId(row.get(1)?), row.get(2)?)))?
             .collect()
     }
 
@@ -443,15 +467,12 @@ impl Reader {
             .collect()
     }
 
-    /// The receipts that an account owes and that no parcel carries, the oldest first.
+    /// The receipts that an account owes a contact and that no parcel carries, the oldest first, up to `limit`.
     ///
     /// # Errors
     /// The store fails.
-    pub fn receipts_owed(&self, account: &str) -> rusqlite::Result<Vec<Receipt>> {
-        self.connection
-            .prepare_cached(&format!("{RECEIPT} WHERE account = ? AND parcel IS NULL ORDER BY made"))?
-            .query_map([account], receipt)?
-            .collect()
+    pub fn receipts_owed(&self, account: &str, peer: &PublicKey, limit: u32) -> rusqlite::Result<Vec<Receipt>> {
+        self.connection.prepare_cached(OWED)?.query_map(params![account, peer.0, limit], receipt)?.collect()
     }
 
     /// All receipts that an account owes a contact.

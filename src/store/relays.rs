@@ -52,14 +52,34 @@ impl Store {
         });
     }
 
-    /// Keeps a relay, or takes over a new Tox ID or invite of one that is known. What the operator tells goes before what a
-    /// contact offers. Of each contact there is one: with more, one contact could have all mail wait at relays of his.
+    /// Keeps a relay, or takes over a new Tox ID or invite of one that is known; whether it did. Of one that the operator
+    /// told, or that another contact offered, a contact can change nothing. Of each contact there is one: with more, one
+    /// contact could have all mail wait at relays of his.
     ///
     /// # Errors
     /// The store fails.
-    pub fn put_relay(&self, account: &str, relay: RelayRow) -> Result<(), StoreError> {
+    pub fn put_relay(&self, account: &str, relay: RelayRow) -> Result<bool, StoreError> {
         let account = account.to_owned();
         self.call(move |session| {
+            let kept = session
+                .connection
+                .prepare_cached(
+                    "INSERT INTO relay (account, key, id, invite, offered_by, added) VALUES (?, ?, ?, ?, ?, ?)
+                     ON CONFLICT DO UPDATE SET id = excluded.id, invite = coalesce(excluded.invite, invite),
+                     offered_by = excluded.offered_by
+                     WHERE excluded.offered_by IS NULL OR offered_by = excluded.offered_by",
+                )?
+                .execute(params![
+                    account,
+                    relay.key.0,
+                    relay.id,
+                    relay.invite,
+                    relay.offered_by.map(|peer| peer.0),
+                    relay.added
+                ])?;
+            if kept == 0 {
+                return Ok(false);
+            }
             if let Some(peer) = relay.offered_by {
                 session
                     .connection
@@ -73,22 +93,7 @@ impl Store {
                     .prepare_cached("DELETE FROM relay WHERE account = ? AND offered_by = ? AND key <> ?")?
                     .execute(params![account, peer.0, relay.key.0])?;
             }
-            session
-                .connection
-                .prepare_cached(
-                    "INSERT INTO relay (account, key, id, invite, offered_by, added) VALUES (?, ?, ?, ?, ?, ?)
-                     ON CONFLICT DO UPDATE SET id = excluded.id, invite = coalesce(excluded.invite, invite),
-                     offered_by = CASE WHEN offered_by IS NULL THEN NULL ELSE excluded.offered_by END",
-                )?
-                .execute(params![
-                    account,
-                    relay.key.0,
-                    relay.id,
-                    relay.invite,
-                    relay.offered_by.map(|peer| peer.0),
-                    relay.added
-                ])?;
-            Ok(())
+            Ok(true)
         })
     }
 

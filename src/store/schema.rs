@@ -6,7 +6,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 /// The version of the tables that this program writes (`PRAGMA user_version`).
-const VERSION: i64 = 5;
+const VERSION: i64 = 6;
+/// How long is waited for somebody else who has the database locked.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 const MAILS: &str = "
 CREATE TABLE mail (
@@ -306,6 +308,12 @@ CREATE INDEX receipt_owed ON receipt (account, made) WHERE parcel IS NULL;
 CREATE INDEX receipt_parcel ON receipt (account, peer, parcel) WHERE parcel IS NOT NULL;
 ";
 
+/// From version 5, where the receipts that are owed to one contact were looked for among those of all.
+const FROM_5: &str = "
+DROP INDEX receipt_owed;
+CREATE INDEX receipt_owed ON receipt (account, peer, made) WHERE parcel IS NULL;
+";
+
 /// The database below the state directory.
 pub(super) fn database(state_dir: &Path) -> PathBuf {
     state_dir.join("queue.sqlite")
@@ -328,25 +336,28 @@ pub(super) fn open(state_dir: &Path) -> anyhow::Result<Connection> {
     let path = database(state_dir);
     private(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let connection = Connection::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_timeout(PATIENCE)?;
     // FULL syncs the write-ahead log at each commit: what was committed survives a power cut.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
+    // Keys that are destroyed, and mail, are not to stay in pages that are free; Debian's library does it by itself.
+    connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "cache_size", -8192)?;
     connection.set_prepared_statement_cache_capacity(64);
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
         0 => {
-            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2, FROM_3, FROM_4].concat())?;
+            upgrade(&connection, &[MAILS, RECIPIENTS, OTHERS, NAMES, FROM_2, FROM_3, FROM_4, FROM_5].concat())?;
         }
         1 => {
             let recipients = FROM_1.replace("@RECIPIENTS@", RECIPIENTS);
-            upgrade(&connection, &[&recipients, NAMES, FROM_2, FROM_3, FROM_4].concat())?;
+            upgrade(&connection, &[&recipients, NAMES, FROM_2, FROM_3, FROM_4, FROM_5].concat())?;
         }
-        2 => upgrade(&connection, &[FROM_2, FROM_3, FROM_4].concat())?,
-        3 => upgrade(&connection, &[FROM_3, FROM_4].concat())?,
-        4 => upgrade(&connection, FROM_4)?,
+        2 => upgrade(&connection, &[FROM_2, FROM_3, FROM_4, FROM_5].concat())?,
+        3 => upgrade(&connection, &[FROM_3, FROM_4, FROM_5].concat())?,
+        4 => upgrade(&connection, &[FROM_4, FROM_5].concat())?,
+        5 => upgrade(&connection, FROM_5)?,
         VERSION => {}
         newer => bail!("{} is of version {newer}, this program knows {VERSION}: do not downgrade", path.display()),
     }
@@ -371,7 +382,7 @@ impl Reader {
     pub fn open(state_dir: &Path) -> rusqlite::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(database(state_dir), flags)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.busy_timeout(PATIENCE)?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { connection })
     }

@@ -375,7 +375,7 @@ fn an_unsigned_name_waits_for_the_operator_and_absent_ones_bounce_once_it_is_sur
     assert_eq!((name.pin, name.offer.map(|offer| offer.found), name.waiting), (None, Some(id), None));
     assert_eq!(waiting(&world), [(None, Some("4.7.1".into()))]);
     assert!(world.reader().contacts(None).expect("read").is_empty(), "no contact before the operator says so");
-    assert_eq!(world.store.confirm(settled("bob@plain.test"), id).expect("the store answers"), Accepted::Pinned);
+    assert_eq!(world.store.confirm(settled("bob@plain.test"), id, true).expect("the store answers"), Accepted::Pinned);
     assert_eq!(waiting(&world), [(Some(2), None)]);
 
     world.enqueue(None, b"body", &["nobody@plain.test", "none@signed.test"]);
@@ -412,8 +412,10 @@ fn a_changed_key_holds_all_mail_until_it_is_accepted() {
     }
     world.enqueue(None, b"third", &["bob@example.org"]);
     assert_eq!(waiting(&world), [(Some(2), None), (None, Some("4.7.1".into())), (None, Some("4.7.1".into()))]);
-    // The link ends: what it had is not sent to the old key again.
+    // The link ends: what it had is not sent to the old key again, by whatever way.
     world.store.link_down("alice", PEER);
+    world.settled();
+    assert!(waiting(&world).iter().all(|(peer, _)| peer.is_none()));
     world.store.link_up("alice", PEER, 2, 10, 10);
     assert!(!world.settled().iter().any(|event| matches!(event, Event::Work(_))));
     assert_eq!(waiting(&world).iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [None, None, None]);
@@ -423,7 +425,7 @@ fn a_changed_key_holds_all_mail_until_it_is_accepted() {
     // No failure and no confirmation of the unconfirmed changes that, and neither does the operator's adding it.
     settle(&world, "bob@example.org", Finding::Failed("SERVFAIL".into()));
     settle(&world, "bob@example.org", Finding::Nothing { proved: true, text: "gone".into() });
-    let added = world.store.confirm(settled("bob@example.org"), found(3, 1, Proof::Secure, Via::Name));
+    let added = world.store.confirm(settled("bob@example.org"), found(3, 1, Proof::Secure, Via::Name), true);
     assert_eq!(added.expect("the store answers"), Accepted::OtherKey(PEER));
     assert_eq!(waiting(&world).iter().filter(|(peer, _)| peer.is_some()).count(), 0);
     assert!(world.reader().addresses_of("alice", &PEER).expect("read").is_empty(), "whose it is, is open");
@@ -434,6 +436,35 @@ fn a_changed_key_holds_all_mail_until_it_is_accepted() {
     let contacts = world.reader().contacts(Some("alice")).expect("read");
     let nick = |key: u8| contacts.iter().find(|contact| contact.key.0[0] == key).map(|contact| contact.nick.as_deref());
     assert_eq!((nick(2), nick(3)), (Some(None), Some(Some("bob"))), "the nickname follows the name");
+}
+
+#[test]
+fn a_changed_key_holds_what_is_released_and_what_was_being_sent_at_the_end() {
+    let mut world = World::new();
+    world.enqueue(None, b"body", &["bob@example.org"]);
+    settle(&world, "bob@example.org", secure(2));
+    world.store.hold(None, None).expect("held");
+    settle(&world, "bob@example.org", secure(3));
+    assert_eq!(waiting(&world), [(Some(2), None)], "on hold, as it was");
+    world.store.release(None, None, 10_000_000).expect("released");
+    assert_eq!(waiting(&world), [(None, Some("4.7.1".into()))]);
+
+    settle(&world, "bob@example.org", secure(2));
+    world.store.link_up("alice", PEER, 1, 10, 10);
+    assert_eq!(world.work().transfers.len(), 1);
+    settle(&world, "bob@example.org", secure(3));
+    assert_eq!(waiting(&world), [(Some(2), None)], "on its way");
+    world.store.stop();
+    let policy = Policy {
+        now: Box::new(|| 2_000_000),
+        retry_min: 60_000,
+        retry_max: 3_600_000,
+        delay_notice: 600_000,
+        notice: Box::new(|_| None),
+    };
+    let (store, _) = Store::open(world.state.path(), policy, |_| ()).expect("a store");
+    store.flush(Some("none".into()), None, None).expect("the store answers");
+    assert_eq!(waiting(&world), [(None, Some("4.7.1".into()))], "the agent began anew");
 }
 
 #[test]
@@ -483,7 +514,13 @@ fn held_mail_of_a_contact_that_is_removed_waits_for_the_operator() {
     world.enqueue(None, b"more", &["bob@example.org"]);
     assert!(matches!(settle(&world, "bob@example.org", secure(3)), Verdict::Ask(..)));
     assert_eq!(waiting(&world), [(None, Some("4.7.1".into())), (None, Some("4.7.1".into()))]);
-    let added = world.store.confirm(settled("bob@example.org"), found(3, 1, Proof::Secure, Via::Name));
+    // Nor does mail from there that proves to be of that name.
+    let confirm = |by_operator| {
+        let found = found(3, 1, Proof::Secure, Via::Name);
+        world.store.confirm(settled("bob@example.org"), found, by_operator)
+    };
+    assert_eq!(confirm(false), Ok(Accepted::NoOffer));
+    let added = confirm(true);
     assert_eq!((added.expect("the store answers"), waiting(&world)), (Accepted::Pinned, vec![(Some(3), None); 2]));
 }
 
@@ -559,6 +596,51 @@ fn senders_are_told_once_that_their_mail_waits() {
     assert!(told[2].starts_with("delayed carol@example.org: 4.4.3 carol@example.org is being looked up"), "{told:?}");
     world.now.fetch_add(3_000_000, Ordering::Relaxed);
     assert_eq!(notices(&world).len(), 3, "once");
+}
+
+#[test]
+fn mail_of_a_clock_that_was_ahead_keeps_no_other_sender_from_being_told() {
+    let mut world = World::new();
+    world.now.store(9_000_000_000, Ordering::Relaxed);
+    for _ in 0..150 {
+        world.enqueue(None, b"future", &["bob@tox.alt"]);
+    }
+    world.now.store(1_000_000, Ordering::Relaxed);
+    world.enqueue(None, b"now", &["bob@tox.alt"]);
+    world.now.fetch_add(600_000, Ordering::Relaxed);
+    assert_eq!(notices(&world).len(), 1);
+}
+
+#[test]
+fn another_claim_of_a_stranger_is_looked_at_anew() {
+    let world = World::new();
+    let put = |claim: Option<&str>| {
+        let request = Request {
+            account: "alice".into(),
+            key: PEER,
+            message: "hi".into(),
+            received: 10,
+            answer: Answer::Open,
+            claim: claim.map(str::to_owned),
+            verified: None,
+        };
+        let (sender, receiver) = mpsc::channel();
+        world.store.put_request(request, move |new| sender.send(new).expect("somebody waits"));
+        receiver.recv().expect("an answer")
+    };
+    let shown = || {
+        let request = world.reader().request("alice", &PEER).expect("read").expect("there");
+        (request.claim, request.verified)
+    };
+    assert_eq!(put(None), Some(true));
+    world.store.request_verified("alice", PEER, false);
+    assert_eq!(put(None), Some(false));
+    assert_eq!(shown(), (None, Some(false)));
+    assert_eq!(put(Some("bob@example.org")), Some(false));
+    assert_eq!(shown(), (Some("bob@example.org".into()), None));
+    world.store.request_verified("alice", PEER, true);
+    assert_eq!(put(Some("bob@example.org")), Some(false));
+    assert_eq!(shown(), (Some("bob@example.org".into()), Some(true)));
 }
 
 #[test]

@@ -16,6 +16,8 @@ use crate::identity::tox_id::ToxId;
 const BATCH: usize = 512;
 /// How long a job that must not fail waits before it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// After how long it is tried again to empty the log, in milliseconds.
+const WIPE_AGAIN: i64 = 60_000;
 
 /// Why a job was not carried out; nothing of it is stored unless it is `uncertain`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +80,13 @@ pub(super) struct Session<'a> {
     pub unlink: Vec<String>,
 }
 
+impl Session<'_> {
+    /// Secrets are destroyed in this transaction: after it, nothing of them is to be left in the log either.
+    pub fn wipe(&mut self) {
+        self.dispatcher.wipe_at = Some(i64::MIN);
+    }
+}
+
 type Run = Box<dyn FnMut(&mut Session<'_>) -> rusqlite::Result<()> + Send>;
 type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
@@ -120,7 +129,10 @@ impl Store {
             let mut dispatcher = Dispatcher::default();
             run(&mut connection, &inbox, &mut dispatcher, &mut policy, &bodies, &sink);
         })?;
-        Ok((Self { jobs }, thread))
+        let store = Self { jobs };
+        // Before anything else: what was being sent when the agent ended may be for a name that leads elsewhere now.
+        store.record(super::names::hold_all_changed);
+        Ok((store, thread))
     }
 
     /// Waiting times that hold from now on; a time that was set for a recipient stays.
@@ -230,6 +242,7 @@ fn batch(
     let mut left = Vec::new();
     let outcome = match committed {
         Ok((events, log, unlink)) => {
+            wipe(connection, dispatcher, policy);
             for (mut job, result) in std::mem::take(jobs).into_iter().zip(results) {
                 match (result, job.done.take()) {
                     (Err(error), _) if job.must => {
@@ -261,6 +274,30 @@ fn batch(
     };
     *jobs = left;
     outcome
+}
+
+/// Empties the write-ahead log where keys were destroyed: until then it holds the pages that they were on. What reads at the
+/// time may be in the way.
+fn wipe(connection: &Connection, dispatcher: &mut Dispatcher, policy: &Policy) {
+    let now = (policy.now)();
+    if dispatcher.wipe_at.is_none_or(|at| now < at) {
+        return;
+    }
+    let wiped = (|| {
+        connection.busy_timeout(Duration::ZERO)?;
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
+    })();
+    if let Err(error) = connection.busy_timeout(schema::PATIENCE) {
+        log::error!("cannot set how long the queue is waited for: {error}");
+    }
+    dispatcher.wipe_at = match wiped {
+        Ok(true) => None,
+        Ok(false) => Some(now + WIPE_AGAIN),
+        Err(error) => {
+            log::warn!("cannot empty the write-ahead log, which has destroyed keys, trying again: {error}");
+            Some(now + WIPE_AGAIN)
+        }
+    };
 }
 
 type Committed = (Vec<Event>, Vec<String>, Vec<String>);

@@ -85,6 +85,10 @@ pub(super) struct Account {
     pub parcels: HashMap<(PublicKey, MailId), Option<u64>>,
     /// Mails whose answer came by a relay.
     pub answered: HashSet<(PublicKey, MailId)>,
+    /// How many words with items were said to contacts whose mail link is up.
+    pub said: HashMap<PublicKey, u32>,
+    /// The relays of contacts that we have asked them for.
+    pub wanted: HashMap<PublicKey, [u8; 70]>,
     /// When contacts got an invite to our relay, in seconds of the wall clock.
     pub invited: HashMap<PublicKey, i64>,
     /// Contacts that mail may have come for which the outbox has no room.
@@ -143,6 +147,8 @@ impl Account {
             settled: Settled::default(),
             parcels: HashMap::new(),
             answered: HashSet::new(),
+            said: HashMap::new(),
+            wanted: HashMap::new(),
             invited: HashMap::new(),
             full: HashSet::new(),
             gathered: HashMap::new(),
@@ -264,6 +270,7 @@ impl Account {
         } else {
             self.online.remove(&peer);
         }
+        self.said.remove(&peer);
         // What was being sent over the link waits again.
         self.gathered.remove(&peer);
         self.outbox.handle(self.now(), outbox::Input::Contact { peer, online: up });
@@ -275,6 +282,7 @@ impl Account {
     /// A contact is none any more.
     pub fn on_gone(&mut self, peer: PublicKey) {
         self.online.remove(&peer);
+        self.wanted.remove(&peer);
         self.outbox.handle(self.now(), outbox::Input::LaneGone(peer));
         self.followed.remove(&peer);
         self.parcels.retain(|(of, _), _| *of != peer);

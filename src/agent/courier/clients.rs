@@ -107,7 +107,7 @@ impl Account {
             let rows = reader.relays(&self.name)?;
             let chosen = choose(&rows, wanted, now);
             let known: Vec<RelayKey> = rows.iter().map(|row| row.key).collect();
-            let before = self.in_use();
+            let (before, now_ms) = (self.in_use(), self.now());
             self.owners.retain(|key, owner| {
                 let keep = known.contains(key) && wanted != Relays::None;
                 if !keep && let Some(client) = &owner.client {
@@ -126,6 +126,17 @@ impl Account {
                     since: row.seen,
                     error: None,
                 });
+                if owner.id != id {
+                    // It is reached by another Tox ID now.
+                    owner.id = id;
+                    if let Some(client) = owner.client.take() {
+                        client.handle.close();
+                    }
+                    if std::mem::take(&mut owner.up) {
+                        owner.since = Some(now);
+                        self.inbox.handle(now_ms, inbox::Input::Down(row.key));
+                    }
+                }
                 owner.in_use = chosen.contains(&row.key);
             }
             let after = self.in_use();

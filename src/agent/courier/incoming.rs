@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::Message;
 use super::account::Account;
+use super::lanes::read_items;
 use crate::agent::account::{Command, Relayed};
 use crate::agent::partial;
 use crate::engine::transfer::{BURST, Delivery, Digest, MailId, Outcome, PartialKey, Source};
@@ -219,7 +220,9 @@ impl Account {
         if mail.expires < self.now() {
             // Its sender has been told that it could not be delivered.
             log::info!("{}: mail {id} from {} came after its time and is dropped", self.name, peer.short());
-            return self.settle(peer, id);
+            self.drop_assembly(peer, id);
+            // Not remembered: released from hold it may come once more, with another time.
+            return self.inbox.handle(self.now(), Input::Settled { peer, parcel: id });
         }
         let source = match whole {
             Some(octets) if mail.wire_size <= BURST => Ok(Source::Inline(octets[length..].to_vec())),
@@ -297,9 +300,7 @@ impl Account {
         if let Err(error) = self.shared.store.put_receipts(&self.name, owed.clone()) {
             return self.later(peer, id, &error.to_string());
         }
-        if self.online.contains(&peer) {
-            owed.into_iter().for_each(|receipt| self.say_items(peer, receipt.item));
-        }
+        self.say_items(peer, owed.iter().flat_map(read_items).collect());
         match answers.iter().find(|(_, outcome)| !last(outcome)) {
             Some((_, Outcome::Refused(refusal))) => self.later(peer, id, &refusal.to_string()),
             _ => self.settle(peer, id),

@@ -37,7 +37,7 @@ const LONGEST_PAUSE: u64 = 6 * 3_600_000;
 const PATIENT: u32 = 4;
 
 /// A contact who is to hear who we are.
-struct Introducing {
+pub(super) struct Introducing {
     invitation: Invitation,
     id: ToxId,
     text: String,
@@ -116,7 +116,7 @@ impl Introducing {
 /// To whom an account introduces itself.
 pub(super) struct Introductions {
     secret: ToxSecret,
-    to: HashMap<PublicKey, Introducing>,
+    pub(super) to: HashMap<PublicKey, Introducing>,
     attempt: Option<Attempt>,
 }
 
@@ -153,6 +153,9 @@ impl Account {
                 self.begin_introducing(row);
             }
         }
+        // The store keeps those that are given up, so that the same invitation, found once more, is not a beginning.
+        let today = self.today();
+        self.introductions.to.retain(|_, to| !to.is_in_vain(today));
         Ok(())
     }
 
@@ -175,11 +178,15 @@ impl Account {
         }
     }
 
-    fn end_introducing(&mut self, peer: PublicKey, answered: bool) {
+    fn end_attempt_at(&mut self, peer: PublicKey) {
         if self.introductions.attempt.as_ref().is_some_and(|attempt| attempt.peer == peer) {
             self.introductions.close();
             self.introductions.attempt = None;
         }
+    }
+
+    fn end_introducing(&mut self, peer: PublicKey, answered: bool) {
+        self.end_attempt_at(peer);
         match self.shared.store.end_introducing(&self.name, peer, answered) {
             Ok(()) => drop(self.introductions.to.remove(&peer)),
             Err(error) => log::error!("{}: cannot note that {peer} knows of us: {error}", self.name),
@@ -203,7 +210,8 @@ impl Account {
                 self.end_introducing(peer, true);
             } else if to.is_in_vain(today) {
                 log::warn!("{}: contact {} has not answered any introduction", self.name, peer.short());
-                self.end_introducing(peer, false);
+                self.end_attempt_at(peer);
+                self.introductions.to.remove(&peer);
             } else {
                 self.make_lane(peer)?;
             }

@@ -112,8 +112,9 @@ impl Account {
         }
         for (peer, offer) in reader.introduced(&self.name)? {
             self.make_lane(peer)?;
-            self.on_offer(peer, &offer, false);
-            self.shared.store.introduction_followed(&self.name, peer)?;
+            if self.on_offer(peer, &offer, false) {
+                self.shared.store.introduction_followed(&self.name, peer)?;
+            }
         }
         Ok(())
     }

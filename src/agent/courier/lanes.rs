@@ -7,14 +7,15 @@ use super::account::Account;
 use super::clients::MOST_OFFERED;
 use super::{Message, random};
 use crate::agent::account::Command;
-use crate::engine::transfer::Outcome;
+use crate::engine::transfer::{MailId, Outcome};
+use crate::engine::wire::MAX_WORD;
 use crate::identity::tox_id::PublicKey;
 use crate::lane::keys::{Class, LaneSeed, MailKey, PreKeySecret, RelayKey};
 use crate::lane::offer::{InvalidOffer, LaneId, Offer, PreKey, RelayRef};
 use crate::lane::parcel::{Item, Parcel};
 use crate::relay::descriptor::{Descriptor, Invite};
 use crate::relay::{inbox, outbox};
-use crate::store::{self, LaneIn, LaneOut, RENEW, Reader, RelayRow};
+use crate::store::{self, LaneIn, LaneOut, RENEW, Reader, Receipt, RelayRow};
 
 /// The kinds of words about lanes.
 const OFFER: u64 = 0;
@@ -26,11 +27,22 @@ const INVITED: u64 = 5;
 
 /// How soon a contact that wants to use our relay gets another invite, in seconds.
 const INVITE_AGAIN: i64 = 3600;
+/// How many words with items are said in a session; more than [`crate::engine::link::MAX_WORDS`] of all kinds break it.
+const MOST_ITEMS: u32 = crate::engine::link::MAX_WORDS - 200;
+const DAY: i64 = 86_400;
 /// How old it gets before its secret is destroyed, in seconds.
-pub(super) const DESTROY: i64 = 30 * 86_400;
+pub(super) const DESTROY: i64 = 30 * DAY;
 /// How many slots of each class are kept open for a contact at each relay, from 16 KiB to 4 MiB: what a contact can send
 /// while we are away. A relay lets an owner have some thousand slots, which so are enough for a hundred contacts.
 pub(super) const OPEN: [u32; 5] = [32, 16, 8, 8, 8];
+
+/// What a receipt that is owed says.
+pub(super) fn read_items(receipt: &Receipt) -> Vec<Item> {
+    match Parcel::read(receipt.transfer, receipt.item.len() as u64, &receipt.item) {
+        Ok((Parcel::Control(items), _)) => items,
+        _ => Vec::new(),
+    }
+}
 
 /// A lane that a contact may write.
 pub(super) struct Offered {
@@ -75,8 +87,12 @@ impl Account {
             pre_keys.entry(key.peer).or_default().push((key.id, key.secret, key.made));
         }
         let now = self.now();
-        let contacts: HashSet<PublicKey> =
+        let mut contacts: HashSet<PublicKey> =
             reader.contacts(Some(&self.name))?.into_iter().map(|contact| contact.key).collect();
+        // Who is blocked is a contact still, but his lanes ended when he was.
+        for (_, peer, _) in reader.blocked(Some(&self.name))? {
+            contacts.remove(&peer);
+        }
         for LaneIn { peer, lane, seed, serial, seen, relays } in reader.lanes_in(&self.name)? {
             let relays: Vec<RelayRef> = relays.chunks(70).filter_map(RelayRef::from_octets).collect();
             let windows = windows.remove(&peer).unwrap_or_default();
@@ -147,9 +163,8 @@ impl Account {
             self.say(peer, RELAY, relay.descriptor().octets().to_vec());
         }
         let reader = Reader::open(&self.shared.state_dir)?;
-        for receipt in reader.receipts_of(&self.name, &peer)? {
-            self.say(peer, ITEMS, receipt.item);
-        }
+        let items = reader.receipts_of(&self.name, &peer)?.iter().flat_map(read_items).collect();
+        self.say_items(peer, items);
         Ok(())
     }
 
@@ -191,9 +206,21 @@ impl Account {
         self.tox.send(Command::SayLane(peer, kind, octets));
     }
 
-    /// Says by the link what else goes in control parcels.
-    pub(super) fn say_items(&self, peer: PublicKey, head: Vec<u8>) {
-        self.say(peer, ITEMS, head);
+    /// Says by the link what else goes in control parcels, as far as the peer listens; a receipt that he is not told is owed
+    /// still.
+    pub(super) fn say_items(&mut self, peer: PublicKey, items: Vec<Item>) {
+        for parcel in Parcel::pack_into(items, MAX_WORD) {
+            if !self.listens(&peer) {
+                return;
+            }
+            *self.said.entry(peer).or_default() += 1;
+            self.say(peer, ITEMS, parcel.head());
+        }
+    }
+
+    /// Whether a contact whose mail link is up may be told more items in this session.
+    pub(super) fn listens(&self, peer: &PublicKey) -> bool {
+        self.online.contains(peer) && self.said.get(peer).is_none_or(|said| *said < MOST_ITEMS)
     }
 
     fn say_offer(&self, peer: PublicKey) {
@@ -262,6 +289,13 @@ impl Account {
     /// The store fails or the system has no randomness.
     pub(super) fn renew_keys(&mut self) -> anyhow::Result<()> {
         let now = self.seconds();
+        // Made while the clock was ahead: due now, or they would be neither renewed nor destroyed.
+        let ahead = |made: &i64| *made > now + DAY;
+        if self.offered.values().any(|offered| offered.pre_keys.iter().any(|(.., made)| ahead(made))) {
+            self.shared.store.pre_keys_are_due(now, now + DAY)?;
+            let keys = self.offered.values_mut().flat_map(|offered| &mut offered.pre_keys);
+            keys.filter(|(.., made)| ahead(made)).for_each(|(.., made)| *made = now - RENEW);
+        }
         let due =
             |offered: &Offered| !offered.ended && offered.pre_keys.last().is_none_or(|(.., made)| now - made >= RENEW);
         let old: Vec<PublicKey> = self.offered.iter().filter(|(_, lane)| due(lane)).map(|(peer, _)| *peer).collect();
@@ -320,7 +354,7 @@ impl Account {
             return;
         }
         match kind {
-            OFFER => self.on_offer(peer, octets, true),
+            OFFER => drop(self.on_offer(peer, octets, true)),
             SEEN => {
                 if let Ok(serial) = octets.try_into() {
                     self.on_seen(peer, u64::from_be_bytes(serial));
@@ -328,13 +362,16 @@ impl Account {
             }
             ITEMS => {
                 let total = octets.len() as u64;
-                if let Ok((Parcel::Control(items), _)) =
-                    Parcel::read(crate::engine::transfer::MailId([0; 16]), total, octets)
-                {
+                if let Ok((Parcel::Control(items), _)) = Parcel::read(MailId([0; 16]), total, octets) {
                     self.on_items(peer, items, true);
                 }
             }
-            RELAY if self.wants_relay(&config) => self.say(peer, WANT, octets.to_vec()),
+            RELAY if self.wants_relay(&config) => {
+                if let Ok(relay) = octets.try_into() {
+                    self.wanted.insert(peer, relay);
+                    self.say(peer, WANT, octets.to_vec());
+                }
+            }
             WANT => self.on_want(peer, octets),
             INVITED => self.on_invited(peer, octets, &config),
             _ => {}
@@ -373,8 +410,13 @@ impl Account {
 
     fn on_invited(&mut self, peer: PublicKey, octets: &[u8], config: &crate::config::Account) {
         let Some((relay, invite)) = octets.split_last_chunk::<16>() else { return };
+        // What nobody asked for is none of his to give.
+        if self.wanted.remove(&peer).is_none_or(|wanted| wanted != relay) {
+            return;
+        }
         let Some(relay) = Descriptor::from_octets(relay) else { return };
-        if !self.wants_relay(config) {
+        let own = self.shared.relay.as_ref().is_some_and(|own| own.descriptor().key == relay.key);
+        if own || !self.wants_relay(config) {
             return;
         }
         let row = RelayRow {
@@ -388,7 +430,8 @@ impl Account {
             seen: None,
         };
         match self.shared.store.put_relay(&self.name, row) {
-            Ok(()) => {
+            Ok(false) => {}
+            Ok(true) => {
                 log::info!("{}: a contact offers relay {}: it is used", self.name, relay.key.short());
                 self.relays_changed();
             }
@@ -396,8 +439,8 @@ impl Account {
         }
     }
 
-    /// A contact offers a lane; `direct`: over the link.
-    pub(super) fn on_offer(&mut self, peer: PublicKey, octets: &[u8], direct: bool) {
+    /// A contact offers a lane; `direct`: over the link. `false`: it could not be stored.
+    pub(super) fn on_offer(&mut self, peer: PublicKey, octets: &[u8], direct: bool) -> bool {
         let before = self.followed.get(&peer).map(|followed| &followed.offer);
         let pinned = self.mail_key(&peer);
         let offer = match Offer::from_octets(octets, &self.own, pinned.as_ref()) {
@@ -411,7 +454,8 @@ impl Account {
         let offer = match offer {
             Ok(offer) => offer,
             Err(error) => {
-                return log::warn!("{}: contact {peer} offers a lane that is not followed: {error}", self.name);
+                log::warn!("{}: contact {peer} offers a lane that is not followed: {error}", self.name);
+                return true;
             }
         };
         let same_key = pinned.is_some_and(|pinned: MailKey| pinned == offer.key);
@@ -420,7 +464,7 @@ impl Account {
                 let serial = before.map_or(0, |before| before.serial);
                 self.say(peer, SEEN, serial.to_be_bytes().to_vec());
             }
-            return;
+            return true;
         }
         let known = before.is_some();
         let lane = LaneOut {
@@ -433,7 +477,8 @@ impl Account {
         let anew = before.is_none_or(|before| before.seed.expose() != offer.seed.expose());
         let kept = self.shared.store.put_lane_out(&self.name, lane, anew, self.seconds());
         if let Err(error) = kept {
-            return log::error!("{}: cannot keep the lane of {peer}: {error}", self.name);
+            log::error!("{}: cannot keep the lane of {peer}: {error}", self.name);
+            return false;
         }
         let now = self.now();
         if known && anew {
@@ -449,6 +494,7 @@ impl Account {
         if direct {
             self.say(peer, SEEN, serial.to_be_bytes().to_vec());
         }
+        true
     }
 
     fn on_seen(&mut self, peer: PublicKey, serial: u64) {
@@ -478,7 +524,8 @@ impl Account {
                     let tox = self.tox.clone();
                     self.shared.store.ping(move || tox.send(Command::Recorded(peer, id)));
                 }
-                Item::Offer(octets) => self.on_offer(peer, &octets, direct),
+                // What could not be stored is offered again at the next link.
+                Item::Offer(octets) => drop(self.on_offer(peer, &octets, direct)),
                 Item::Seen(serial) => self.on_seen(peer, serial),
                 Item::Cancel(id) => self.settle(peer, id),
             }
@@ -486,7 +533,7 @@ impl Account {
     }
 
     /// After what was said so far is in the store, a parcel needs no more parts.
-    pub(super) fn settle_when_stored(&self, peer: PublicKey, parcel: crate::engine::transfer::MailId) {
+    pub(super) fn settle_when_stored(&self, peer: PublicKey, parcel: MailId) {
         let (handle, number) = (self.shared.handle.clone(), self.number);
         self.shared.store.ping(move || handle.send(Message::Settled(number, peer, parcel)));
     }

@@ -146,7 +146,7 @@ impl Relays for Desk {
             self.courier.ask(move |courier| courier.used(Some(&name))).ok_or_else(stopped)?.map_err(failed)?
         };
         let same = |one: &&api::UsedRelay| one.key == full(&relay.key) && one.purpose == api::RelayPurpose::Told;
-        if invite.is_none() && known.iter().any(|one| same(&one)) {
+        if invite.is_none() && known.iter().any(|one| same(&one) && one.text == relay.to_string()) {
             return Err(Failure::Conflict("that relay is used already: toxctl relay status".into()));
         }
         let row = RelayRow {

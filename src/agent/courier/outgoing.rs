@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use super::account::Account;
 use super::incoming::parts;
+use super::lanes::read_items;
 use super::{ClientNumber, random};
 use crate::engine::transfer::MailId;
 use crate::identity::tox_id::PublicKey;
@@ -15,10 +16,12 @@ use crate::relay::outbox::{Action, Input, State};
 use crate::relay::place::Place;
 use crate::relay::session;
 use crate::relay::wire::Code;
-use crate::store::{Deposit, Parcel, ParcelBody, Reader, Receipt, Waiting};
+use crate::store::{Deposit, Parcel, ParcelBody, Reader, Waiting};
 
 /// How many mails of a contact are made parcels in one look.
 const GATHER: u32 = 64;
+/// How many receipts that are owed to a contact are put into parcels in one look.
+const GATHER_RECEIPTS: u32 = 500;
 /// How often all of a contact's mail is looked through, in milliseconds: mail that was held, or being sent, or waited for its
 /// name may be older than what was seen.
 const LOOK_THROUGH: i64 = 30_000;
@@ -164,10 +167,6 @@ impl Account {
         let Some(config) = self.config() else { return Ok(()) };
         let (now, seconds) = (self.shared.clock.queue_ms(), self.seconds());
         let delay = i64::try_from(config.receipt_delay.as_millis()).unwrap_or(i64::MAX);
-        let mut owed: HashMap<PublicKey, Vec<Receipt>> = HashMap::new();
-        for receipt in reader.receipts_owed(&self.name)? {
-            owed.entry(receipt.peer).or_default().push(receipt);
-        }
         let carried = self.carried();
         let reachable: Vec<PublicKey> = self
             .followed
@@ -178,16 +177,14 @@ impl Account {
         for peer in reachable {
             let mut items = Vec::new();
             let mut carries = Vec::new();
-            for receipt in owed.get(&peer).into_iter().flatten() {
+            for receipt in reader.receipts_owed(&self.name, &peer, GATHER_RECEIPTS)? {
                 // Kept back for a time between nothing and the longest, the same at every look.
                 let part = i64::from(receipt.transfer.0[0]) + 1;
                 if now - receipt.made < delay / 256 * part {
                     continue;
                 }
-                let total = receipt.item.len() as u64;
-                if let Ok((parcel::Parcel::Control(more), _)) =
-                    parcel::Parcel::read(receipt.transfer, total, &receipt.item)
-                {
+                let more = read_items(&receipt);
+                if !more.is_empty() {
                     items.extend(more);
                     carries.push((receipt.transfer, receipt.number));
                 }
@@ -261,18 +258,27 @@ impl Account {
             return Ok(());
         }
         let newest = self.carried();
-        let mut finished = reader.parcels_without_mail(&self.name)?;
+        let mut finished = Vec::new();
+        let mut unwanted = Vec::new();
+        for (peer, id, gone) in reader.parcels_done_with(&self.name)? {
+            finished.push((peer, id));
+            if gone {
+                unwanted.push((peer, id));
+            }
+        }
         for (peer, id) in reader.parcels_without_receipt(&self.name)? {
             let carried = self.parcels.get(&(peer, id)).copied().flatten();
             let seen = self.offered.get(&peer).map_or(u64::MAX, |offered| offered.seen);
             // An offer that is known, or whose place a newer one has taken.
             if carried.is_none_or(|serial| serial <= seen || Some(&serial) < newest.get(&peer)) {
                 finished.push((peer, id));
+                unwanted.push((peer, id));
             }
         }
         for parcel in reader.parcels_out_of_time(&self.name, now)? {
             if !finished.contains(&parcel) {
                 finished.push(parcel);
+                unwanted.push(parcel);
             }
         }
         self.finished_at = Some(version);
@@ -280,16 +286,19 @@ impl Account {
             return Ok(());
         }
         self.shared.store.finish_parcels(&self.name, finished.clone());
+        let mut cancelled: HashMap<PublicKey, Vec<Item>> = HashMap::new();
         for (peer, id) in finished {
             self.parcels.remove(&(peer, id));
-            // Who has it, or is told that it is not wanted any more, removes the copies himself.
-            let online = self.online.contains(&peer);
-            if online {
-                self.say_items(peer, parcel::Parcel::Control(vec![Item::Cancel(id)]).head());
+            // Who has it, or is told that it is not wanted any more, removes the copies himself. What may come once more must
+            // not be taken for that.
+            let told = self.listens(&peer) && unwanted.contains(&(peer, id));
+            if told {
+                cancelled.entry(peer).or_default().push(Item::Cancel(id));
             }
-            let tidy = !self.answered.remove(&(peer, id)) && !online;
+            let tidy = !self.answered.remove(&(peer, id)) && !told;
             self.outbox.handle(self.now(), Input::Finished { peer, id, tidy });
         }
+        cancelled.into_iter().for_each(|(peer, items)| self.say_items(peer, items));
         Ok(())
     }
 

@@ -6,11 +6,13 @@ use super::account::Account;
 use super::lanes::Followed;
 use super::*;
 use crate::config;
-use crate::engine::transfer::Outcome;
+use crate::engine::transfer::{Digest, Encoding, Outcome, TransferRecipient};
 use crate::identity::tox_id::ToxId;
-use crate::lane::keys::{LaneSeed, MailSecret, RelayKey};
+use crate::lane::keys::{Class, LaneSeed, MailSecret, RelayKey};
 use crate::lane::offer::{LaneId, Offer, PreKey, RelayRef};
-use crate::lane::parcel::Item;
+use crate::lane::parcel::{self, Item};
+use crate::lane::seal;
+use crate::relay::place::Place;
 use crate::relay::{inbox, outbox};
 use crate::store::{BodyWriter, Contact, Destination, NewMail, NewRecipient, Policy, RelayRow};
 
@@ -212,7 +214,7 @@ fn receipts_for_mail_that_is_no_parcel_are_not_remembered() {
     world.gather();
     let receipt = |id| Item::Receipt {
         id,
-        digest: crate::engine::transfer::Digest([0; 32]),
+        digest: Digest([0; 32]),
         index: 0,
         outcome: Outcome::Stored { duplicate: false, relayed: false },
         at: 0,
@@ -322,4 +324,159 @@ fn lanes_of_a_contact_removed_just_before_the_end_are_forgotten_at_the_start() {
     assert_eq!(world.reader.lanes_out("alice").expect("read").len(), 1, "the courier had not heard of it");
     drop(load(world.state.path(), &store));
     assert!(world.reader.lanes_out("alice").expect("read").is_empty());
+}
+
+#[test]
+fn lanes_of_a_contact_that_is_blocked_stay_ended_at_the_next_start() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    world.account.make_lane(PEER).expect("a lane");
+    world.account.make_lane(EVE).expect("a lane");
+    let store = world.account.shared.store.clone();
+    store.block("alice", PEER, 1).expect("the store answers");
+    let account = load(world.state.path(), &store);
+    assert!(account.offered[&PEER].ended && !account.offered[&EVE].ended);
+    assert!(account.followed.is_empty(), "nothing is deposited for him");
+}
+
+#[test]
+fn a_relay_that_was_not_asked_for_is_not_used() {
+    let mut world = World::new();
+    let relay = RelayRef { id: ToxId::new(PublicKey([9; 32]), [1; 4]), key: RELAY }.octets();
+    let other = RelayRef { id: ToxId::new(PublicKey([9; 32]), [1; 4]), key: RelayKey([8; 32]) }.octets();
+    let used = |world: &World| world.reader.relays("alice").expect("read").len();
+    let invited = [&relay[..], &[1; 16]].concat();
+    let (tell, give) = (3, 5);
+    world.account.on_word(PEER, give, &invited);
+    assert_eq!(used(&world), 0, "unasked");
+    world.account.on_word(PEER, tell, &other);
+    world.account.on_word(PEER, give, &invited);
+    assert_eq!(used(&world), 0, "another one");
+    world.account.on_word(PEER, tell, &relay);
+    world.account.on_word(PEER, give, &invited);
+    assert_eq!(used(&world), 1);
+}
+
+#[test]
+fn what_is_held_is_taken_back_from_the_relays_and_goes_there_again_when_released() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    let mail = world.enqueue(10);
+    world.gather();
+    let store = world.account.shared.store.clone();
+    store.hold(None, None).expect("held");
+    let mut clients = 0;
+    world.account.find_finished(&world.reader).expect("found");
+    world.account.work(&world.reader, &mut clients);
+    store.flush(Some("none".into()), None, None).expect("the store answers");
+    world.gather();
+    assert_eq!(world.parcels(), []);
+    store.release(None, None, 5_000).expect("released");
+    world.account.gathered.clear();
+    world.gather();
+    assert_eq!(world.parcels(), [mail]);
+    assert_eq!(world.reader.parcels("alice").expect("read")[0].expires, 1_005_000);
+}
+
+#[test]
+fn mail_that_came_after_its_time_may_come_once_more_with_another() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    world.account.make_lane(PEER).expect("a lane");
+    let place = Place { relay: RELAY, class: Class::K16, number: 0 };
+    let id = MailId([7; 16]);
+    let head = parcel::Parcel::Mail(parcel::MailHead {
+        id,
+        sender: "bob@example.org".into(),
+        recipients: vec![TransferRecipient { index: 0, address: "alice@example.org".into() }],
+        size: 4,
+        wire_size: 4,
+        digest: Digest([0; 32]),
+        encoding: Encoding::Identity,
+        expires: 1,
+    })
+    .head();
+    let octets = [&head[..], b"mail"].concat();
+    let lane = &world.account.offered[&PEER];
+    let (number, secret, _) = lane.pre_keys.last().expect("a key");
+    let key = PreKey { id: *number, key: secret.public(), not_after: u64::MAX };
+    let total = octets.len() as u64;
+    let part = parcel::Part { parcel: id, part: 0, parts: 1, total, offset: 0, octets };
+    let inner = seal::seal(&MailSecret::new(&mut [5; 32]), &key, &part, Class::K16);
+    let blob = seal::wrap(&inner, &lane.seed, &RELAY, 0);
+    world.account.on_content(PEER, place, &blob);
+    assert!(world.account.assembly.is_empty(), "it is done with");
+    assert!(!world.account.settled.contains(&(PEER, id)));
+}
+
+#[test]
+fn a_pre_key_made_while_the_clock_was_ahead_is_renewed() {
+    let mut world = World::new();
+    world.account.make_lane(PEER).expect("a lane");
+    let now = world.account.seconds();
+    let ids = |world: &World| world.account.offered[&PEER].pre_keys.iter().map(|(id, ..)| *id).collect::<Vec<_>>();
+    world.account.renew_keys().expect("renewed");
+    assert_eq!(ids(&world).len(), 1, "it is new");
+    world.account.offered.get_mut(&PEER).expect("offered").pre_keys[0].2 = now + 90 * 86_400;
+    world.account.renew_keys().expect("renewed");
+    assert_eq!(ids(&world).len(), 2);
+    let made: Vec<i64> = world.account.offered[&PEER].pre_keys.iter().map(|(.., made)| *made).collect();
+    assert!(made.iter().all(|made| *made <= world.account.seconds()), "both end in time: {made:?}");
+}
+
+#[test]
+fn whoever_was_told_in_vain_is_not_told_again_by_the_same_invitation() {
+    let world = World::new();
+    let invitation = crate::lane::invite::Invitation {
+        id: ToxId::new(PEER, [1; 4]),
+        bits: 1,
+        code: crate::lane::keys::InviteCode([3; 16]),
+        key: MailSecret::new(&mut [5; 32]).public(),
+        relays: vec![RelayRef { id: ToxId::new(PublicKey([9; 32]), [1; 4]), key: RELAY }],
+    };
+    let row = |days, day| crate::store::IntroducingRow {
+        peer: PEER,
+        invitation: invitation.to_string(),
+        id: ToxId::new(world.account.own, [1; 4]),
+        text: "hi".into(),
+        days,
+        day: Some(day),
+    };
+    let store = &world.account.shared.store;
+    let told = |days, day| {
+        store.put_introducing("alice", row(days, day)).expect("kept");
+        load(world.state.path(), store).introductions.to.contains_key(&PEER)
+    };
+    let today = u64::try_from(world.account.seconds()).expect("after the epoch") / 86_400;
+    assert!(told(14, today), "the last one has its day");
+    assert!(told(13, today - 90));
+    assert!(!told(14, today - 90));
+}
+
+#[test]
+fn a_contact_that_is_owed_much_is_not_told_more_than_it_listens_to() {
+    let mut world = World::new();
+    let receipt = |number: u32| {
+        let outcome = Outcome::Stored { duplicate: false, relayed: false };
+        let item = Item::Receipt { id: MailId([7; 16]), digest: Digest([0; 32]), index: number, outcome, at: 0 };
+        let item = parcel::Parcel::Control(vec![item]).head();
+        crate::store::Receipt { peer: PEER, transfer: MailId([7; 16]), number, item, made: 5, parcel: None }
+    };
+    world.account.shared.store.put_receipts("alice", (0..3000).map(receipt).collect()).expect("kept");
+    world.account.on_link(PEER, true);
+    let said = world.account.said[&PEER];
+    assert!((100..500).contains(&said), "many in each of {said} words");
+    let cancels = |account: &mut Account| {
+        for _ in 0..100_000 {
+            account.say_items(PEER, vec![Item::Cancel(MailId([7; 16]))]);
+        }
+    };
+    cancels(&mut world.account);
+    assert!(!world.account.listens(&PEER) && world.account.said[&PEER] < crate::engine::link::MAX_WORDS);
+    world.account.on_link(PEER, false);
+    world.account.on_link(PEER, true);
+    assert!(world.account.listens(&PEER), "it is another session");
 }

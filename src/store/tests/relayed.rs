@@ -31,7 +31,7 @@ fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
     assert_eq!(waiting[0].recipients.len(), 1);
     world.store.put_parcel("alice", parcel_of(&waiting[0]), Vec::new()).expect("kept");
     assert!(reader.waiting("alice", &PEER, 0, 10).expect("read").is_empty(), "it is a parcel by now");
-    assert_eq!(reader.parcels_without_mail("alice").expect("read"), []);
+    assert_eq!(reader.parcels_done_with("alice").expect("read"), []);
 
     let place = Place { relay: RelayKey([7; 32]), class: Class::K16, number: 4 };
     let deposit = |state| Deposit { peer: PEER, parcel: waiting[0].id, part: 0, place, state };
@@ -56,12 +56,54 @@ fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
     // The receipt comes by the relays, without a link.
     world.store.outcome(PEER, waiting[0].id, 0, Outcome::Stored { duplicate: false, relayed: false });
     world.settled();
-    assert_eq!(reader.parcels_without_mail("alice").expect("read"), [(PEER, waiting[0].id)]);
+    assert_eq!(reader.parcels_done_with("alice").expect("read"), [(PEER, waiting[0].id, true)]);
     world.store.finish_parcels("alice", vec![(PEER, waiting[0].id)]);
     world.store.forget_parcel("alice", PEER, waiting[0].id);
     world.settled();
     assert!(reader.parcels("alice").expect("read").is_empty() && reader.deposits("alice").expect("read").is_empty());
     assert_eq!(reader.slot_numbers("alice").expect("read")[0].next, 5);
+}
+
+#[test]
+fn what_is_on_hold_or_was_released_from_it_is_no_longer_the_parcel_that_it_was() {
+    let mut world = World::new();
+    world.enqueue(Some("M1"), b"one", &["bob@tox.alt"]);
+    let reader = world.reader();
+    let waiting = reader.waiting("alice", &PEER, 0, 10).expect("read").remove(0);
+    world.store.put_parcel("alice", parcel_of(&waiting), Vec::new()).expect("kept");
+    let done_with = || reader.parcels_done_with("alice").expect("read");
+    world.store.hold(None, None).expect("held");
+    let unlike = [(PEER, waiting.id, false)];
+    assert_eq!(done_with(), unlike, "it is not to lie at relays");
+    world.now.fetch_add(1_000, Ordering::Relaxed);
+    world.store.release(None, None, 10_000_000).expect("released");
+    assert_eq!(done_with(), unlike, "the parcel ends before the mail does");
+    world.store.finish_parcels("alice", vec![(PEER, waiting.id)]);
+    world.store.forget_parcel("alice", PEER, waiting.id);
+    world.settled();
+    let anew = reader.waiting("alice", &PEER, 0, 10).expect("read").remove(0);
+    assert_eq!((anew.id, anew.expires), (waiting.id, waiting.expires + 1_000));
+    world.store.put_parcel("alice", parcel_of(&anew), Vec::new()).expect("kept");
+    assert_eq!(done_with(), []);
+}
+
+#[test]
+fn a_contact_is_owed_so_many_receipts_and_no_more() {
+    let world = World::new();
+    let receipt = |number: u32| Receipt {
+        peer: PEER,
+        transfer: MailId([1; 16]),
+        number,
+        item: vec![9],
+        made: number.into(),
+        parcel: None,
+    };
+    world.store.put_receipts("alice", (0..parcels::MAX_OWED + 2).map(receipt).collect()).expect("kept");
+    let reader = world.reader();
+    let owed = reader.receipts_owed("alice", &PEER, u32::MAX >> 1).expect("read");
+    assert_eq!((owed.len(), owed[0].number), (parcels::MAX_OWED as usize, 2), "the oldest went");
+    assert_eq!(reader.receipts_owed("alice", &PEER, 3).expect("read").len(), 3);
+    assert_eq!(reader.receipts_owed("alice", &PublicKey([3; 32]), 3).expect("read"), []);
 }
 
 #[test]
@@ -92,20 +134,42 @@ fn a_receipt_is_owed_until_the_sender_is_done() {
 }
 
 #[test]
-fn the_keys_of_a_lane_are_overwritten_before_they_are_deleted() {
+fn the_keys_of_a_lane_are_destroyed_in_every_file() {
     let world = World::new();
     let key = |id, made, octet| PreKey { peer: PEER, id, secret: PreKeySecret::new(&mut [octet; 32]), made };
+    let octets = || -> Vec<u8> {
+        let files = std::fs::read_dir(world.state.path()).expect("a folder");
+        let files = files.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file());
+        files.flat_map(|path| std::fs::read(path).expect("read")).collect()
+    };
+    let found = |octet: u8| octets().windows(32).any(|window| window == [octet; 32]);
     world.store.put_pre_key("alice", &key(1, 100, 0xA1), 0).expect("kept");
+    assert!(found(0xA1));
     world.store.put_pre_key("alice", &key(2, 200, 0xA2), 150).expect("kept");
     let reader = world.reader();
     let ids: Vec<u32> = reader.pre_keys("alice").expect("read").iter().map(|key| key.id).collect();
     assert_eq!(ids, [2]);
-    drop(reader);
-    let database = rusqlite::Connection::open(world.state.path().join("queue.sqlite")).expect("open");
-    database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpoint");
-    let octets = std::fs::read(world.state.path().join("queue.sqlite")).expect("read");
-    let found = |octet: u8| octets.windows(32).any(|window| window == [octet; 32]);
     assert!(!found(0xA1) && found(0xA2));
+    // What somebody reads cannot be taken from him; once he has ended, it is tried again.
+    reader.connection.execute_batch("BEGIN; SELECT * FROM pre_key").expect("begun");
+    world.store.destroy_pre_keys(300);
+    world.settled();
+    assert!(found(0xA2));
+    reader.connection.execute_batch("COMMIT").expect("ended");
+    world.now.fetch_add(60_000, Ordering::Relaxed);
+    world.settled();
+    assert!(!found(0xA2));
+}
+
+#[test]
+fn pre_keys_made_while_the_clock_was_ahead_are_due() {
+    let world = World::new();
+    let key = |id, made| PreKey { peer: PEER, id, secret: PreKeySecret::new(&mut [1; 32]), made };
+    world.store.put_pre_key("alice", &key(1, 5_000_000), 0).expect("kept");
+    world.store.put_pre_key("alice", &key(2, 900_000_000), 0).expect("kept");
+    world.store.pre_keys_are_due(5_000_100, 5_086_500).expect("kept");
+    let made: Vec<i64> = world.reader().pre_keys("alice").expect("read").iter().map(|key| key.made).collect();
+    assert_eq!(made, [5_000_000, 5_000_100 - RENEW]);
 }
 
 fn introduction(key: PublicKey, words: &str) -> Request {
@@ -224,9 +288,11 @@ fn introducing_ends_with_the_contact_or_its_answer() {
     assert_eq!(read.iter().map(|row| row.peer).collect::<Vec<_>>(), [PEER, other]);
     assert_eq!((read[0].id, read[0].days, read[0].day), (id, 2, Some(20_000)));
     assert_eq!(world.store.remove_contact("alice", other), Ok(true));
+    assert_eq!(world.store.put_contact(contact(other)), Ok(true));
     world.store.end_introducing("alice", PEER, true).expect("the store");
     assert!(reader.introducing("alice").expect("the store").is_empty());
-    assert!(reader.contacts(Some("alice")).expect("the store")[0].accepted);
+    let accepted: Vec<bool> = reader.contacts(Some("alice")).expect("read").iter().map(|one| one.accepted).collect();
+    assert_eq!(accepted, [true, false]);
 }
 
 #[test]
@@ -316,10 +382,7 @@ fn what_is_looked_for_each_second_is_found_by_an_index() {
             "SEARCH p USING PRIMARY KEY (account=? AND peer=? AND id=?)",
         ]
     );
-    assert_eq!(
-        plan(&format!("{} WHERE account = ? AND parcel IS NULL ORDER BY made", parcels::RECEIPT)),
-        ["SEARCH receipt USING INDEX receipt_owed (account=?)"]
-    );
+    assert_eq!(plan(parcels::OWED), ["SEARCH receipt USING INDEX receipt_owed (account=? AND peer=?)"]);
     assert_eq!(
         plan("SELECT coalesce(max(mail), 0) FROM recipient WHERE account = ? AND peer = ?"),
         ["SEARCH recipient USING COVERING INDEX recipient_order (account=? AND peer=?)"]
@@ -361,6 +424,31 @@ fn what_was_registered_at_a_relay_goes_with_it_when_its_contact_offers_another()
 }
 
 #[test]
+fn a_contact_changes_nothing_about_a_relay_that_is_not_his() {
+    let world = World::new();
+    let relay = |octet: u8, id: u8, offered_by: Option<u8>| RelayRow {
+        key: RelayKey([octet; 32]),
+        id: vec![id; 38],
+        invite: offered_by.map(|_| [id; 16]),
+        offered_by: offered_by.map(|peer| PublicKey([peer; 32])),
+        savedata: None,
+        pseudonym: None,
+        added: octet.into(),
+        seen: None,
+    };
+    let put = |row: RelayRow| world.store.put_relay("alice", row).expect("the store answers");
+    assert!(put(relay(7, 1, None)) && put(relay(8, 1, Some(2))) && put(relay(9, 1, Some(3))));
+    assert!(!put(relay(7, 66, Some(3))), "the operator's");
+    assert!(!put(relay(8, 66, Some(3))), "another contact's");
+    assert!(put(relay(9, 2, Some(3))), "his own");
+    let rows = world.reader().relays("alice").expect("read");
+    let rows: Vec<_> = rows.iter().map(|row| (row.key.0[0], row.id[0], row.offered_by.map(|peer| peer.0[0]))).collect();
+    assert_eq!(rows, [(7, 1, None), (8, 1, Some(2)), (9, 2, Some(3))]);
+    assert!(put(relay(8, 3, None)), "the operator takes it over");
+    assert_eq!(world.reader().relays("alice").expect("read")[1].offered_by, None);
+}
+
+#[test]
 fn when_relays_of_contacts_were_reached_is_forgotten_after_a_time() {
     let world = World::new();
     world.store.contacts_relay_seen("alice", RelayKey([1; 32]), 100);
@@ -371,15 +459,20 @@ fn when_relays_of_contacts_were_reached_is_forgotten_after_a_time() {
 }
 
 #[test]
-fn tables_of_version_4_get_their_indices() {
-    let state = tempfile::tempdir().expect("a folder");
-    let old = schema::open(state.path()).expect("made");
-    old.execute_batch(
-        "DROP INDEX recipient_order; DROP INDEX receipt_owed; DROP INDEX receipt_parcel; PRAGMA user_version = 4;",
-    )
-    .expect("as they were");
-    drop(old);
-    drop(schema::open(state.path()).expect("brought up to date"));
-    let reader = Reader::open(state.path()).expect("a reader");
-    assert!(reader.waiting("alice", &PEER, 0, 10).expect("the index is there").is_empty());
+fn tables_of_versions_4_and_5_get_their_indices() {
+    let indices = |before: &str| -> Vec<String> {
+        let state = tempfile::tempdir().expect("a folder");
+        schema::open(state.path()).expect("made").execute_batch(before).expect("as they were");
+        let new = schema::open(state.path()).expect("brought up to date");
+        let mut rows = new.prepare("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY 1");
+        let rows = rows.as_mut().expect("a statement").query_map([], |row| row.get(0)).expect("rows");
+        rows.collect::<Result<_, _>>().expect("rows")
+    };
+    let new = indices("");
+    let of_4 =
+        "DROP INDEX recipient_order; DROP INDEX receipt_owed; DROP INDEX receipt_parcel; PRAGMA user_version = 4";
+    assert_eq!(indices(of_4), new);
+    let of_5 = "DROP INDEX receipt_owed; CREATE INDEX receipt_owed ON receipt (account, made) WHERE parcel IS NULL;
+                PRAGMA user_version = 5";
+    assert_eq!(indices(of_5), new);
 }
