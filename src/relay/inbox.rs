@@ -134,6 +134,8 @@ pub enum Input {
         /// Which; names that belong to no lane are left out.
         filled: Vec<(PublicKey, Place)>,
     },
+    /// [`Action::List`] was not answered.
+    NotListed(RelayKey),
     /// The relay says that this slot was filled.
     Arrived {
         /// Whose lane.
@@ -217,7 +219,7 @@ pub enum Action {
         /// How far.
         window: Window,
     },
-    /// Ask what is filled. Answered by [`Input::Listed`].
+    /// Ask what is filled. Answered by [`Input::Listed`] or [`Input::NotListed`].
     List(RelayKey),
     /// Fetch what lies there and open it. Answered by [`Input::Opened`], [`Input::Spoilt`] or [`Input::Refused`].
     Fetch {
@@ -434,6 +436,12 @@ impl Inbox {
             Input::Listed { relay, filled } => {
                 filled.into_iter().for_each(|(peer, place)| self.on_filled(peer, place));
                 self.on_listed(now, relay);
+            }
+            Input::NotListed(relay) => {
+                let pause = self.chance.exponential(self.settings.poll);
+                if let Some(state) = self.relays.get_mut(&relay) {
+                    (state.listing, state.list_at) = (false, now.saturating_add(pause.max(1000)));
+                }
             }
             Input::Arrived { peer, place } => self.on_filled(peer, place),
             Input::Opened { peer, place, parcel, part, parts: _ } => self.on_opened(now, peer, place, parcel, part),

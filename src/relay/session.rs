@@ -66,7 +66,7 @@ pub enum Command {
         /// The content.
         octets: Arc<[u8]>,
     },
-    /// Owner: which slots are filled. Answered by [`Event::Listed`].
+    /// Owner: which slots are filled. Answered by [`Event::Listed`] or [`Event::NotListed`].
     List,
     /// Owner: fetch the content of a slot. Answered by [`Event::Content`] or [`Event::Refused`]. Without effect while the
     /// slot is being filled, fetched or emptied already.
@@ -127,6 +127,8 @@ pub enum Event {
     /// The slots that are filled, with their numbers, in the order in which they were: the first list of a session is
     /// complete, a later one has what came after the one before.
     Listed(Vec<(SlotId, u64)>),
+    /// The relay did not say which slots are filled; it is not asked again by itself.
+    NotListed,
     /// The content of a slot; nothing in it is verified but its length.
     Content(SlotId, Vec<u8>),
     /// The relay has signed that the slot is empty for good.
@@ -671,6 +673,7 @@ impl Session {
                 link.plan.answered(&list.effort);
             }
             self.note(now, "does not say which slots are filled".into(), out);
+            out.push(Action::Tell(Event::NotListed));
         }
     }
 

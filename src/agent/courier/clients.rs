@@ -282,6 +282,7 @@ impl Account {
                     let filled = slots(self, &ids);
                     self.inbox.handle(now, inbox::Input::Listed { relay, filled });
                 }
+                Event::NotListed => self.inbox.handle(now, inbox::Input::NotListed(relay)),
                 Event::Arrived(id, _) => {
                     if let Some((peer, place)) = self.slot(relay, id) {
                         self.inbox.handle(now, inbox::Input::Arrived { peer, place });

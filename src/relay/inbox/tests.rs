@@ -352,6 +352,20 @@ fn looks_come_at_any_time_around_their_mean() {
 }
 
 #[test]
+fn a_look_that_was_not_answered_is_made_again() {
+    let mut inbox = Inbox::new(Settings::default(), [7; 32]);
+    let looks = |inbox: &mut Inbox, now: u64| {
+        let mut actions = Vec::new();
+        inbox.poll(now, &mut actions);
+        actions.contains(&Action::List(relay(1)))
+    };
+    inbox.handle(0, Input::Up { relay: relay(1), max_slots: 100 });
+    assert!(looks(&mut inbox, DAY) && !looks(&mut inbox, 2 * DAY), "it is awaited");
+    inbox.handle(2 * DAY, Input::NotListed(relay(1)));
+    assert!(!looks(&mut inbox, 2 * DAY) && looks(&mut inbox, 3 * DAY), "but not at once");
+}
+
+#[test]
 fn what_cannot_be_opened_is_removed() {
     let mut world = World::new(1, 1, 1);
     world.all_up();

@@ -424,6 +424,7 @@ fn a_relay_that_trickles_is_given_up_after_an_hour() {
     let mut relay = Scripted::up();
     let slot = key(1).id();
     relay.command(Command::Get(slot, Class::K16));
+    relay.command(Command::List);
     let mut offset = 0;
     while relay.session.is_waiting() {
         assert!(relay.now < MAX_SPENT + 2 * SILENCE);
@@ -434,6 +435,7 @@ fn a_relay_that_trickles_is_given_up_after_an_hour() {
         relay.session.poll(relay.now, &mut out);
         relay.take(out);
     }
+    assert!(relay.events.contains(&Event::NotListed));
     assert_eq!(relay.codes(), [Code::Busy]);
 }
 
