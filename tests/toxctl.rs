@@ -142,7 +142,15 @@ impl Backend for Fake {
             uptime_s: 90_000,
             hostname: "host.example".into(),
             accounts: vec![account("alice", 7, None), account("bob", 8, Some("no\u{1b}[2J passphrase"))],
-            queue: QueueSummary { mails, recipients: mails, octets: mails * 2048, oldest: Some(now() - 7230) },
+            queue: QueueSummary {
+                mails,
+                recipients: mails,
+                octets: mails * 2048,
+                oldest: Some(now() - 7230),
+                at_relays: u64::from(self.mails == RELAYED),
+                at_relays_since: Some(now() - 3630),
+            },
+            counts: Counts { sent: 5, deferred: 1, bounced: 2, received: 3 },
             relays: self.relays(None)?,
         })
     }
@@ -437,6 +445,13 @@ fn status_and_id() {
 }
 
 #[test]
+fn metrics_are_printed_as_they_come() {
+    let text = agent(2).good(&["metrics"]);
+    assert!(text.contains("\ntoxmail_recipients_total{result=\"bounced\"} 2\n"), "{text}");
+    assert!(text.contains("\ntoxmail_contacts_online{account=\"bob\"} 1\n") && text.ends_with("# EOF\n"), "{text}");
+}
+
+#[test]
 fn a_reload_tells_what_has_changed_and_what_needs_a_restart() {
     let agent = agent(0);
     assert_eq!(agent.good(&["reload"]), "changed: log.level\nneeds a restart: state_dir\n");
@@ -622,6 +637,7 @@ fn the_own_relay_and_those_in_use_are_shown() {
         "{}",
         with.good(&["status"])
     );
+    assert!(with.good(&["status"]).contains("\nqueue: 1 mail at relays since 1h, awaiting receipts\n"));
     assert!(!with.good(&["status", "--account", "bob"]).contains("alice"));
     assert!(!without.good(&["status"]).contains("relay"));
     assert_eq!(

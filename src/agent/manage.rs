@@ -244,6 +244,7 @@ impl Backend for Manager {
     fn status(&self) -> Result<api::Status, Failure> {
         let reader = self.reader()?;
         let queue = reader.queue_summary(None)?;
+        let counts = self.contacts.store.counts();
         let mut accounts = Vec::new();
         for (at, account) in self.contacts.directory.accounts().iter().enumerate() {
             let snapshot = self.contacts.handles[at].snapshot();
@@ -276,6 +277,14 @@ impl Backend for Manager {
                 recipients: queue.recipients,
                 octets: queue.octets,
                 oldest: queue.oldest.map(|ms| ms / 1000),
+                at_relays: queue.at_relays,
+                at_relays_since: queue.at_relays_since.map(|ms| ms / 1000),
+            },
+            counts: api::Counts {
+                sent: counts.sent,
+                deferred: counts.deferred,
+                bounced: counts.bounced,
+                received: counts.received,
             },
             relays: self.relays(None)?,
         })

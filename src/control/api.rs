@@ -20,6 +20,9 @@ pub struct Status {
     pub accounts: Vec<AccountStatus>,
     /// The whole queue.
     pub queue: QueueSummary,
+    /// What became of mail.
+    #[serde(default)]
+    pub counts: Counts,
     /// The relay that this agent is, and those its accounts use.
     #[serde(default)]
     pub relays: Relays,
@@ -73,6 +76,25 @@ pub struct QueueSummary {
     pub octets: u64,
     /// When the oldest arrived.
     pub oldest: Option<i64>,
+    /// How many mails lie at enough relays and wait for the recipient's receipt.
+    #[serde(default)]
+    pub at_relays: u64,
+    /// Since when the first of them does.
+    #[serde(default)]
+    pub at_relays_since: Option<i64>,
+}
+
+/// What became of mail since the agent began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Recipients whose mail is in their mailbox, or was handed on by their agent.
+    pub sent: u64,
+    /// Attempts for a recipient that were put off.
+    pub deferred: u64,
+    /// Recipients whose mail was returned, those who waited too long included.
+    pub bounced: u64,
+    /// Mails of contacts, one for each mailbox, that were stored or handed over.
+    pub received: u64,
 }
 
 /// `GET /v1/probes/{token}`: a probe mail of `toxctl setup` that came from the MTA.

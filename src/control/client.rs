@@ -99,6 +99,15 @@ impl Client {
         self.get("/v1/status", &[])
     }
 
+    /// Figures for monitoring, in the text format of OpenMetrics.
+    ///
+    /// # Errors
+    /// As of all calls.
+    pub fn metrics(&self) -> Result<String, ClientError> {
+        let octets = self.call(Method::GET, "/metrics", Bytes::new())?;
+        String::from_utf8(octets.to_vec()).map_err(|_| ClientError::Broken("metrics that are no text".into()))
+    }
+
     /// The probe mail with this token, once it has come from the MTA.
     ///
     /// # Errors

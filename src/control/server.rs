@@ -96,6 +96,7 @@ pub async fn serve(
 fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/metrics", get(metrics))
         .route("/v1/reload", post(reload))
         .route("/v1/probes/{token}", get(probe))
         .route("/v1/contacts", get(contacts).post(add_contact))
@@ -252,6 +253,11 @@ type Body<T> = Result<Json<T>, JsonRejection>;
 
 async fn status(agent: Agent) -> Result<Response, Reply> {
     Ok(Json(ask(agent, |agent| agent.status()).await?).into_response())
+}
+
+async fn metrics(agent: Agent) -> Result<Response, Reply> {
+    let text = super::metrics::text(&ask(agent, |agent| agent.status()).await?);
+    Ok(([(header::CONTENT_TYPE, super::metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn reload(agent: Agent) -> Result<Response, Reply> {

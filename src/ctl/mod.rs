@@ -64,6 +64,8 @@ struct Cli {
 enum Command {
     /// Show how the agent, its accounts and its queue are
     Status,
+    /// Print figures for monitoring (OpenMetrics)
+    Metrics,
     /// Show the Tox ID and the addresses of each account
     Id,
     /// Manage the contacts
@@ -360,6 +362,7 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
                 (_, false) => show::status(out, &status, now())?,
             }
         }
+        Command::Metrics => out.write_all(client.metrics()?.as_bytes())?,
         Command::Contact(ContactCommand::Add(args)) => {
             let invitation = args.who.trim().starts_with(invitation::PREFIX).then(|| args.who.trim().to_owned());
             let (id, address) = match invitation {

@@ -84,6 +84,10 @@ pub(super) fn status(out: &mut dyn Write, status: &Status, now: i64) -> io::Resu
         let (mails, to) = (plural(queue.mails, "mail"), plural(queue.recipients, "recipient"));
         let oldest = queue.oldest.map_or_else(String::new, |time| format!(", oldest {}", span(now - time)));
         writeln!(out, "queue: {mails} to {to}, {}{oldest}", size(queue.octets))?;
+        if queue.at_relays > 0 {
+            let since = queue.at_relays_since.map_or_else(String::new, |time| format!(" since {}", span(now - time)));
+            writeln!(out, "queue: {} at relays{since}, awaiting receipts", plural(queue.at_relays, "mail"))?;
+        }
     }
     writeln!(out)?;
     let rows: Vec<Vec<String>> = status

@@ -41,4 +41,4 @@ pub use queue::{
 pub use received::{Received, Unpublished};
 pub use relays::RelayRow;
 pub use schema::Reader;
-pub use writer::{Event, Store, StoreError};
+pub use writer::{Counts, Event, Store, StoreError};

@@ -160,6 +160,7 @@ impl Pending {
     /// Fails it for good.
     fn bounce(&self, session: &mut Session<'_>, now: i64, refusal: &Refusal) -> rusqlite::Result<()> {
         session.log.push(self.line(now, &refusal.status().to_string(), "bounced", refusal.text()));
+        session.counts.bounced += 1;
         self.report(session, Action::Failed, refusal.status(), refusal.text())?;
         self.remove(session)
     }
@@ -189,6 +190,7 @@ pub(super) fn record(
                 (false, false) => (Action::Delivered, "stored in the recipient's mailbox"),
             };
             session.log.push(pending.line(now, "2.0.0", "sent", text));
+            session.counts.sent += 1;
             pending.report(session, action, EnhancedStatus::new(2, 0, 0), text)?;
             pending.remove(session)?;
         }
@@ -206,6 +208,7 @@ pub(super) fn record(
                 pending.id
             ])?;
             session.log.push(pending.line(now, &refusal.status().to_string(), "deferred", refusal.text()));
+            session.counts.deferred += 1;
             session.dispatcher.touch(&pending.account, peer);
         }
     }
@@ -248,6 +251,7 @@ pub(super) fn expire(session: &mut Session<'_>) -> rusqlite::Result<()> {
         let why = why(session, pending.id)?;
         let refusal = Refusal::permanent(4, 7, format!("the mail could not be delivered in time: {why}"));
         session.log.push(pending.line(now, "5.4.7", "expired", refusal.text()));
+        session.counts.bounced += 1;
         pending.report(session, Action::Failed, refusal.status(), refusal.text())?;
         pending.remove(session)?;
     }

@@ -159,7 +159,7 @@ pub struct QueueLine {
     pub failure: Option<(String, String)>,
 }
 
-/// The queue in four numbers.
+/// The queue in some numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueSummary {
     /// Mails.
@@ -170,6 +170,10 @@ pub struct QueueSummary {
     pub octets: u64,
     /// When the oldest mail arrived, in milliseconds since the epoch.
     pub oldest: Option<i64>,
+    /// Mails that lie at enough relays; they wait for the recipient's receipt.
+    pub at_relays: u64,
+    /// Since when the first of them does, in milliseconds since the epoch.
+    pub at_relays_since: Option<i64>,
 }
 
 /// A mail to be queued.
@@ -578,6 +582,13 @@ impl Reader {
             .connection
             .prepare_cached("SELECT count(*) FROM recipient WHERE ?1 IS NULL OR account = ?1")?
             .query_row([account], |row| row.get(0))?;
+        let (at_relays, at_relays_since): (i64, Option<i64>) = self
+            .connection
+            .prepare_cached(
+                "SELECT count(*), min(since) FROM parcel
+                 WHERE (?1 IS NULL OR account = ?1) AND mail IS NOT NULL AND finished = 0 AND copies IS NOT NULL",
+            )?
+            .query_row([account], |row| Ok((row.get(0)?, row.get(1)?)))?;
         self.connection
             .prepare_cached(
                 "SELECT count(*), coalesce(sum(wire_size), 0), min(arrived) FROM mail WHERE ?1 IS NULL OR account = ?1",
@@ -588,6 +599,8 @@ impl Reader {
                     recipients: recipients as u64,
                     octets: row.get::<_, i64>(1)? as u64,
                     oldest: row.get(2)?,
+                    at_relays: at_relays as u64,
+                    at_relays_since,
                 })
             })
     }

@@ -6,7 +6,7 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::schema::Reader;
-use super::writer::{Store, StoreError};
+use super::writer::{Session, Store, StoreError};
 use crate::engine::transfer::MailId;
 use crate::identity::tox_id::PublicKey;
 
@@ -16,7 +16,20 @@ const KEEP: i64 = 400 * 86_400_000;
 pub(super) const KEEP_FORGOTTEN: i64 = 30 * 86_400_000;
 
 const PUBLISHED: &str =
-    "UPDATE received SET published = 1 WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?";
+    "UPDATE received SET published = 1 WHERE account = ? AND peer = ? AND transfer = ? AND mailbox = ?
+     AND published = 0";
+
+/// Notes that a mail is where it belongs. Once it is noted already, nothing changes.
+fn publish(session: &mut Session<'_>, mail: &Received) -> rusqlite::Result<()> {
+    let done = session.connection.prepare_cached(PUBLISHED)?.execute(params![
+        mail.account,
+        mail.peer.0,
+        mail.transfer.0,
+        mail.mailbox
+    ])?;
+    session.counts.received += done as u64;
+    Ok(())
+}
 
 /// One mail for one mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +86,7 @@ impl Store {
 
     /// The files of these records are in `new/`, durably.
     pub fn published(&self, mails: Vec<Received>) {
-        self.record(move |session| {
-            let mut update = session.connection.prepare_cached(PUBLISHED)?;
-            mails
-                .iter()
-                .try_for_each(|m| update.execute(params![m.account, m.peer.0, m.transfer.0, m.mailbox]).map(|_| ()))
-        });
+        self.record(move |session| mails.iter().try_for_each(|mail| publish(session, mail)));
     }
 
     /// The server has this mail. Returns when that is committed: only then may the peer be told.
@@ -86,15 +94,7 @@ impl Store {
     /// # Errors
     /// The store fails; the record says still that nobody knows.
     pub fn handed_over(&self, mail: Received) -> Result<(), StoreError> {
-        self.call(move |session| {
-            session.connection.prepare_cached(PUBLISHED)?.execute(params![
-                mail.account,
-                mail.peer.0,
-                mail.transfer.0,
-                mail.mailbox
-            ])?;
-            Ok(())
-        })
+        self.call(move |session| publish(session, &mail))
     }
 
     /// The record is void: its file is nowhere. Returns when that is committed, so that the next offer of the mail finds

@@ -192,6 +192,7 @@ fn outcomes_end_defer_or_bounce_and_a_link_brings_back_what_waits() {
     world.store.notice_delivered(row);
     world.settled();
     assert!(world.reader().notices().expect("read").is_empty());
+    assert_eq!(world.store.counts(), Counts { sent: 1, deferred: 1, bounced: 1, received: 0 });
 }
 
 #[test]
@@ -229,7 +230,8 @@ fn a_received_mail_is_recorded_once_until_it_is_taken_back() {
     assert_eq!((known(), record()), (None, vec![true]));
     world.store.published(vec![received.clone()]);
     world.store.forget_unpublished(received.clone()).expect("no effect");
-    assert_eq!(known(), Some(true));
+    world.store.handed_over(received.clone()).expect("no effect");
+    assert_eq!((known(), world.store.counts().received), (Some(true), 1));
     assert!(world.reader().unpublished().expect("read").is_empty());
 }
 

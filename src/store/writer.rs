@@ -1,7 +1,9 @@
 //! The one thread that writes, with group commit.
 
+use std::ops::AddAssign;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -69,6 +71,19 @@ pub enum Event {
     Introducing(String),
 }
 
+/// What became of mail since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Recipients whose mail is in their mailbox, or was handed on by their agent.
+    pub sent: u64,
+    /// Attempts for a recipient that were put off.
+    pub deferred: u64,
+    /// Recipients whose mail was returned, those who waited too long included.
+    pub bounced: u64,
+    /// Mails of contacts, one for each mailbox, that were stored or handed over.
+    pub received: u64,
+}
+
 /// What jobs work on: the open transaction, and what is to happen once it is committed.
 pub(super) struct Session<'a> {
     pub connection: &'a Connection,
@@ -78,6 +93,7 @@ pub(super) struct Session<'a> {
     pub log: Vec<String>,
     /// Body files that no row names any more.
     pub unlink: Vec<String>,
+    pub counts: Counts,
 }
 
 impl Session<'_> {
@@ -85,6 +101,22 @@ impl Session<'_> {
     pub fn wipe(&mut self) {
         self.dispatcher.wipe_at = Some(i64::MIN);
     }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.sent += more.sent;
+        self.deferred += more.deferred;
+        self.bounced += more.bounced;
+        self.received += more.received;
+    }
+}
+
+/// What the thread that writes reaches besides the database.
+struct Outside<'a> {
+    bodies: &'a Path,
+    counted: Arc<Mutex<Counts>>,
+    sink: &'a dyn Fn(Event),
 }
 
 type Run = Box<dyn FnMut(&mut Session<'_>) -> rusqlite::Result<()> + Send>;
@@ -107,6 +139,7 @@ enum Message {
 #[derive(Clone)]
 pub struct Store {
     jobs: Sender<Message>,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl Store {
@@ -125,11 +158,19 @@ impl Store {
         super::bodies::prepare(&bodies)?;
         super::queue::recover(&connection, &bodies)?;
         let (jobs, inbox) = mpsc::channel();
+        let counts = Arc::<Mutex<Counts>>::default();
+        let counted = counts.clone();
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let mut dispatcher = Dispatcher::default();
-            run(&mut connection, &inbox, &mut dispatcher, &mut policy, &bodies, &sink);
+            run(
+                &mut connection,
+                &inbox,
+                &mut dispatcher,
+                &mut policy,
+                &Outside { bodies: &bodies, counted, sink: &sink },
+            );
         })?;
-        let store = Self { jobs };
+        let store = Self { jobs, counts };
         // Before anything else: what was being sent when the agent ended may be for a name that leads elsewhere now.
         store.record(super::names::hold_all_changed);
         Ok((store, thread))
@@ -138,6 +179,11 @@ impl Store {
     /// Waiting times that hold from now on; a time that was set for a recipient stays.
     pub fn set_times(&self, times: Times) {
         let _ = self.jobs.send(Message::Times(times));
+    }
+
+    /// What became of mail so far, as far as it is committed.
+    pub fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Finishes the jobs that are waiting and ends the thread.
@@ -156,7 +202,7 @@ impl Store {
         mut work: impl FnMut(&mut Session<'_>) -> rusqlite::Result<T> + Send + 'static,
         done: impl FnOnce(Result<T, StoreError>) + Send + 'static,
     ) {
-        let slot = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let slot = Arc::new(Mutex::new(None));
         let result = slot.clone();
         let take = move || result.lock().ok().and_then(|mut slot| slot.take());
         let run: Run = Box::new(move |session| {
@@ -201,8 +247,7 @@ fn run(
     inbox: &Receiver<Message>,
     dispatcher: &mut Dispatcher,
     policy: &mut Policy,
-    bodies: &Path,
-    sink: &dyn Fn(Event),
+    outside: &Outside<'_>,
 ) {
     let mut jobs: Vec<Job> = Vec::new();
     let mut stopping = false;
@@ -223,7 +268,7 @@ fn run(
                 Err(_) => break,
             }
         }
-        failing = !batch(connection, &mut jobs, dispatcher, policy, bodies, sink);
+        failing = !batch(connection, &mut jobs, dispatcher, policy, outside);
     }
 }
 
@@ -233,15 +278,15 @@ fn batch(
     jobs: &mut Vec<Job>,
     dispatcher: &mut Dispatcher,
     policy: &Policy,
-    bodies: &Path,
-    sink: &dyn Fn(Event),
+    outside: &Outside<'_>,
 ) -> bool {
     let before = dispatcher.clone();
     let mut results: Vec<Result<(), StoreError>> = Vec::with_capacity(jobs.len());
     let committed = transaction(connection, jobs, dispatcher, policy, &mut results);
     let mut left = Vec::new();
     let outcome = match committed {
-        Ok((events, log, unlink)) => {
+        Ok(Committed { events, log, unlink, counts }) => {
+            *outside.counted.lock().unwrap_or_else(PoisonError::into_inner) += counts;
             wipe(connection, dispatcher, policy);
             for (mut job, result) in std::mem::take(jobs).into_iter().zip(results) {
                 match (result, job.done.take()) {
@@ -254,8 +299,8 @@ fn batch(
                 }
             }
             log.iter().for_each(|line| log::info!("{line}"));
-            unlink.iter().for_each(|name| super::bodies::remove(bodies, name));
-            events.into_iter().for_each(sink);
+            unlink.iter().for_each(|name| super::bodies::remove(outside.bodies, name));
+            events.into_iter().for_each(outside.sink);
             left.is_empty()
         }
         Err(error) => {
@@ -300,7 +345,13 @@ fn wipe(connection: &Connection, dispatcher: &mut Dispatcher, policy: &Policy) {
     };
 }
 
-type Committed = (Vec<Event>, Vec<String>, Vec<String>);
+/// What is to happen once a transaction is committed.
+struct Committed {
+    events: Vec<Event>,
+    log: Vec<String>,
+    unlink: Vec<String>,
+    counts: Counts,
+}
 
 fn transaction(
     connection: &mut Connection,
@@ -317,17 +368,20 @@ fn transaction(
         events: Vec::new(),
         log: Vec::new(),
         unlink: Vec::new(),
+        counts: Counts::default(),
     };
     for job in jobs {
         // A savepoint each, so that one job that fails takes nothing of the others with it.
         session.connection.prepare_cached("SAVEPOINT job")?.execute([])?;
         let (events, log, unlink) = (session.events.len(), session.log.len(), session.unlink.len());
+        let counts = session.counts;
         let result = (job.run)(&mut session);
         if result.is_err() {
             session.connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
             session.events.truncate(events);
             session.log.truncate(log);
             session.unlink.truncate(unlink);
+            session.counts = counts;
         }
         session.connection.prepare_cached("RELEASE job")?.execute([])?;
         results.push(result.map_err(StoreError::from));
@@ -336,7 +390,7 @@ fn transaction(
     super::outcome::warn_late(&mut session)?;
     let work = super::dispatch::fill(&mut session)?;
     session.events.extend(work.into_iter().map(Event::Work));
-    let Session { events, log, unlink, .. } = session;
+    let Session { events, log, unlink, counts, .. } = session;
     transaction.commit().map_err(|error| StoreError { uncertain: true, ..error.into() })?;
-    Ok((events, log, unlink))
+    Ok(Committed { events, log, unlink, counts })
 }

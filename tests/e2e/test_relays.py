@@ -133,6 +133,8 @@ class NeverTogetherTest(RelayCase):
         wait_at_relays(sender, queue_id, 3)
         self.assertRegex(sender.log, rf"{queue_id}: to=<bob@.*status=deferred \(at 3 relays\)")
         self.assertRegex(sender.ctl("queue", "list"), r"at 3 relays since ")
+        self.assertRegex(sender.ctl("status"), r"(?m)^queue: 1 mail at relays since ")
+        self.assertIn("\ntoxmail_queue_at_relays_mails 1\n", sender.ctl("metrics"))
         for relay in self.relays:
             self.assertTrue(relay.contents())
             self.assertLessEqual({path.stat().st_size for path in relay.contents()}, set(CLASSES))
@@ -144,6 +146,7 @@ class NeverTogetherTest(RelayCase):
         """The sender knows, nothing is left anywhere, and bob has every mail once."""
         self.assert_nothing_waits(sender)
         self.assertRegex(sender.log, rf"{queue_id}: to=<bob@.*dsn=2\.0\.0, status=sent")
+        self.assertIn('\ntoxmail_recipients_total{result="sent"} 1\n', sender.ctl("metrics"))
         for relay in self.relays:
             relay.wait_empty(PATIENCE)
         self.assert_once(self.bob, self.sent)
@@ -152,6 +155,7 @@ class NeverTogetherTest(RelayCase):
         queue_id, content = self.waits_at_relays(self.alice, 4 * KIB)
         self.start(self.bob)
         self.arrives(self.bob, content)
+        wait_for("count of it", lambda: "\ntoxmail_received_total 1\n" in self.bob.ctl("metrics"))
         # Before anybody else comes online: who has his mail removes it.
         for relay in self.relays:
             relay.wait_empty(PATIENCE)

@@ -170,6 +170,7 @@ fn failures_become_statuses_and_all_errors_are_json() {
     let server = start(Options::default());
     for (head, body, status, text) in [
         ("GET /v1/status HTTP/1.1".to_owned(), "", 503, "not yet"),
+        ("GET /metrics HTTP/1.1".into(), "", 503, "not yet"),
         ("GET /v1/contacts HTTP/1.1".into(), "", 200, "[]"),
         ("GET /v1/contacts?account=b%20c HTTP/1.1".into(), "", 404, "{\"error\":\"no account b c\",\"hint\":null}"),
         ("GET /v1/contacts?acount=b HTTP/1.1".into(), "", 400, "\"error\""),

@@ -43,9 +43,15 @@ fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
     world.settled();
     let shown = |reader: &Reader| reader.queue(None, "", 10).expect("read")[0].at_relays;
     assert_eq!(shown(&reader).map(|at| at.0), Some(2));
+    let summary = |reader: &Reader| {
+        let summary = reader.queue_summary(Some("alice")).expect("read");
+        (summary.at_relays, summary.at_relays_since)
+    };
+    assert_eq!(summary(&reader), (1, Some(1_000_000)));
     world.store.at_relays("alice", PEER, waiting[0].id, 0);
     world.settled();
     assert_eq!(shown(&reader), None, "no longer enough of them");
+    assert_eq!(summary(&reader), (0, None));
 
     // The same mail for one recipient more is another transfer: the parcel cannot be changed.
     world.enqueue(Some("M1"), b"one", &["work@tox.alt"]);
