@@ -586,7 +586,8 @@ impl Reader {
             .connection
             .prepare_cached(
                 "SELECT count(*), min(since) FROM parcel
-                 WHERE (?1 IS NULL OR account = ?1) AND mail IS NOT NULL AND finished = 0 AND copies IS NOT NULL",
+                 WHERE (?1 IS NULL OR account = ?1) AND mail IS NOT NULL AND finished = 0 AND copies IS NOT NULL
+                 AND EXISTS (SELECT 1 FROM recipient r WHERE r.transfer = parcel.id AND r.peer = parcel.peer)",
             )?
             .query_row([account], |row| Ok((row.get(0)?, row.get(1)?)))?;
         self.connection

@@ -60,8 +60,10 @@ fn mail_that_waits_becomes_a_parcel_once_and_the_queue_tells_where_it_lies() {
     assert_ne!(more[0].id, waiting[0].id);
 
     // The receipt comes by the relays, without a link.
+    world.store.at_relays("alice", PEER, waiting[0].id, 2);
     world.store.outcome(PEER, waiting[0].id, 0, Outcome::Stored { duplicate: false, relayed: false });
     world.settled();
+    assert_eq!(summary(&reader), (0, None), "it is there");
     assert_eq!(reader.parcels_done_with("alice").expect("read"), [(PEER, waiting[0].id, true)]);
     world.store.finish_parcels("alice", vec![(PEER, waiting[0].id)]);
     world.store.forget_parcel("alice", PEER, waiting[0].id);
