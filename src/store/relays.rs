@@ -53,7 +53,7 @@ impl Store {
     }
 
     /// Keeps a relay, or takes over a new Tox ID or invite of one that is known; whether it did. Of one that the operator
-    /// told, or that another contact offered, a contact can change nothing. Of each contact there is one: with more, one
+    /// told, or that another offered who is a contact still, a contact can change nothing. Of each contact there is one: with more, one
     /// contact could have all mail wait at relays of his.
     ///
     /// # Errors
@@ -67,7 +67,9 @@ impl Store {
                     "INSERT INTO relay (account, key, id, invite, offered_by, added) VALUES (?, ?, ?, ?, ?, ?)
                      ON CONFLICT DO UPDATE SET id = excluded.id, invite = coalesce(excluded.invite, invite),
                      offered_by = excluded.offered_by
-                     WHERE excluded.offered_by IS NULL OR offered_by = excluded.offered_by",
+                     WHERE excluded.offered_by IS NULL OR offered_by = excluded.offered_by
+                     OR offered_by IS NOT NULL AND NOT EXISTS
+                        (SELECT 1 FROM contact c WHERE c.account = excluded.account AND c.key = relay.offered_by)",
                 )?
                 .execute(params![
                     account,

@@ -367,7 +367,11 @@ impl Account {
                 }
             }
             RELAY if self.wants_relay(&config) => {
-                if let Ok(relay) = octets.try_into() {
+                // Where we are an owner already, an invite is of no use.
+                let at_home = |relay: &Descriptor| self.owners.get(&relay.key).is_some_and(|owner| owner.up);
+                if let Ok(relay) = octets.try_into()
+                    && Descriptor::from_octets(octets).is_some_and(|relay| !at_home(&relay))
+                {
                     self.wanted.insert(peer, relay);
                     self.say(peer, WANT, octets.to_vec());
                 }

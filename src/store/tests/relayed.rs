@@ -263,6 +263,20 @@ fn an_invitation_is_remembered_for_a_while_after_it_was_renewed() {
     assert_eq!(codes(&world), (Some(3), vec![2]));
 }
 
+fn contact(key: PublicKey) -> Contact {
+    Contact {
+        account: "alice".into(),
+        key,
+        nick: None,
+        tox_id: None,
+        message: None,
+        accepted: false,
+        added: 1000,
+        last_seen: None,
+        relays: 0,
+    }
+}
+
 #[test]
 fn introducing_ends_with_the_contact_or_its_answer() {
     let world = World::new();
@@ -274,17 +288,6 @@ fn introducing_ends_with_the_contact_or_its_answer() {
         text: "hello".into(),
         days: 2,
         day: Some(20_000),
-    };
-    let contact = |key| Contact {
-        account: "alice".into(),
-        key,
-        nick: None,
-        tox_id: None,
-        message: None,
-        accepted: false,
-        added: 1000,
-        last_seen: None,
-        relays: 0,
     };
     let other = PublicKey([3; 32]);
     for peer in [PEER, other] {
@@ -445,6 +448,9 @@ fn a_contact_changes_nothing_about_a_relay_that_is_not_his() {
         seen: None,
     };
     let put = |row: RelayRow| world.store.put_relay("alice", row).expect("the store answers");
+    for peer in [2, 3] {
+        assert_eq!(world.store.put_contact(contact(PublicKey([peer; 32]))), Ok(true));
+    }
     assert!(put(relay(7, 1, None)) && put(relay(8, 1, Some(2))) && put(relay(9, 1, Some(3))));
     assert!(!put(relay(7, 66, Some(3))), "the operator's");
     assert!(!put(relay(8, 66, Some(3))), "another contact's");
@@ -452,7 +458,10 @@ fn a_contact_changes_nothing_about_a_relay_that_is_not_his() {
     let rows = world.reader().relays("alice").expect("read");
     let rows: Vec<_> = rows.iter().map(|row| (row.key.0[0], row.id[0], row.offered_by.map(|peer| peer.0[0]))).collect();
     assert_eq!(rows, [(7, 1, None), (8, 1, Some(2)), (9, 2, Some(3))]);
-    assert!(put(relay(8, 3, None)), "the operator takes it over");
+    assert_eq!(world.store.remove_contact("alice", PublicKey([3; 32])), Ok(true));
+    assert!(put(relay(9, 4, Some(2))), "that of nobody any more");
+    assert_eq!(world.reader().relays("alice").expect("read").len(), 2, "each contact has one");
+    assert!(put(relay(9, 3, None)), "the operator takes it over");
     assert_eq!(world.reader().relays("alice").expect("read")[1].offered_by, None);
 }
 
