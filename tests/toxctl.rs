@@ -449,6 +449,7 @@ fn metrics_are_printed_as_they_come() {
     let text = agent(2).good(&["metrics"]);
     assert!(text.contains("\ntoxmail_recipients_total{result=\"bounced\"} 2\n"), "{text}");
     assert!(text.contains("\ntoxmail_contacts_online{account=\"bob\"} 1\n") && text.ends_with("# EOF\n"), "{text}");
+    assert_eq!(told(&agent(2).run(&["--json", "metrics"])).0, Some(64), "they have a format of their own");
 }
 
 #[test]

@@ -42,6 +42,8 @@ const ASK_AGAIN_LATER: Duration = Duration::from_secs(60);
 const ASK_EAGERLY: Duration = Duration::from_secs(300);
 /// How often a request that is known already is noted again, in seconds.
 const REPEATED: i64 = 600;
+/// When the contacts are read again, if they could not be.
+const RECONCILE_AGAIN: Duration = Duration::from_secs(10);
 /// How long a contact that takes no mail of ours stays a friend, to hear that we know.
 const LEAVE: Duration = Duration::from_secs(60);
 /// How many new strangers may ask in an hour; what comes beyond, comes again.
@@ -226,6 +228,8 @@ pub struct AccountThread {
     leaving: HashMap<PublicKey, Instant>,
     bootstrap: Bootstrap,
     save_next: Instant,
+    /// When toxcore's friends are to be made those of the store, if that failed.
+    reconcile_at: Option<Instant>,
     started: Instant,
     /// Since when requests of strangers are counted, and how many came.
     requests: (Instant, u32),
@@ -276,6 +280,7 @@ impl AccountThread {
             leaving: HashMap::new(),
             bootstrap,
             save_next: now + SAVE_EVERY,
+            reconcile_at: None,
             started: now,
             requests: (now, 0),
             stopping: false,
@@ -331,6 +336,7 @@ impl AccountThread {
 
     /// Makes toxcore's friends those of the store, which is the one home of contacts.
     fn reconcile(&mut self) {
+        self.reconcile_at = None;
         let contacts = match self.reader.contacts(Some(&self.name)) {
             Ok(mut contacts) => {
                 contacts.retain(|contact| !self.shared.directory.is_blocked(self.number, &contact.key));
@@ -338,7 +344,8 @@ impl AccountThread {
             }
             Err(error) => {
                 // Without the list nobody can be told from a stranger: no mail goes in or out, but no friend is lost.
-                log::error!("{}: cannot read the contacts, no link is made: {error}", self.name);
+                log::error!("{}: cannot read the contacts, no link is made for now: {error}", self.name);
+                self.reconcile_at = Some(Instant::now() + RECONCILE_AGAIN);
                 return;
             }
         };
@@ -822,6 +829,9 @@ impl AccountThread {
     fn look_after(&mut self, actions: &mut Vec<Action>) {
         let now = Instant::now();
         self.bootstrap.turn(&mut self.tox);
+        if self.reconcile_at.is_some_and(|at| now >= at) {
+            self.reconcile();
+        }
         if now >= self.save_next {
             self.save_next = now + SAVE_EVERY;
             self.save();

@@ -1,8 +1,8 @@
 //! Making, naming and ending contacts: the steps that toxctl and mail to a new name have in common. Each goes to the store
 //! first, then to the directory and the account's thread.
 
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::account::{Command, Handle};
@@ -27,6 +27,8 @@ pub struct Contacts {
     pub handles: Vec<Handle>,
     /// The clocks.
     pub clock: Arc<Clock>,
+    /// Held while a step goes on: of two about one key, the second must find all that the first has done.
+    pub steps: Arc<Mutex<()>>,
 }
 
 impl From<StoreError> for Failure {
@@ -39,6 +41,10 @@ impl Contacts {
     /// Seconds of the wall clock.
     pub fn now_s(&self) -> i64 {
         self.clock.wall_ms() / 1000
+    }
+
+    fn step(&self) -> MutexGuard<'_, ()> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a friend request of an account says: `words`, or some of our own, and the account's first address, which the
@@ -66,6 +72,7 @@ impl Contacts {
     /// # Errors
     /// The nickname is taken, the key is blocked or the account's own, or something does not answer.
     pub fn add(&self, account: usize, id: ToxId, nick: Option<String>, message: String) -> Result<(), Failure> {
+        let _step = self.step();
         let accounts = self.directory.accounts();
         let own = &accounts[account];
         if id.key() == own.key {
@@ -83,6 +90,7 @@ impl Contacts {
     /// # Errors
     /// The nickname is taken, or something does not answer.
     pub fn accept(&self, account: usize, key: PublicKey, nick: Option<String>) -> Result<(), Failure> {
+        let _step = self.step();
         self.put(account, self.contact(account, key, nick, None))?;
         self.ask(account, |reply| Command::AcceptFriend(key, reply))?.map_err(Failure::Unavailable)
     }
@@ -92,6 +100,7 @@ impl Contacts {
     /// # Errors
     /// Something does not answer.
     pub fn accept_open(&self, account: usize, key: PublicKey) -> Result<bool, Failure> {
+        let _step = self.step();
         let accounts = self.directory.accounts();
         let name = &accounts[account].name;
         if !self.store.accept_request(name, key, self.now_s())? {
@@ -120,6 +129,7 @@ impl Contacts {
     /// # Errors
     /// The nickname is taken, or it is no contact.
     pub fn rename(&self, account: usize, key: PublicKey, nick: Option<String>) -> Result<(), Failure> {
+        let _step = self.step();
         match self.store.rename_contact(&self.directory.accounts()[account].name, key, nick.clone())? {
             Some(true) => self.directory.put(account, key, nick),
             Some(false) => return Err(taken(nick.as_deref())),
@@ -133,6 +143,7 @@ impl Contacts {
     /// # Errors
     /// The store does not answer.
     pub fn remove(&self, account: usize, key: PublicKey) -> Result<(), Failure> {
+        let _step = self.step();
         self.store.remove_contact(&self.directory.accounts()[account].name, key)?;
         self.directory.remove(account, &key);
         self.handles[account].send(Command::RemoveFriend(key));
@@ -144,6 +155,7 @@ impl Contacts {
     /// # Errors
     /// The store does not answer.
     pub fn block(&self, account: usize, key: PublicKey) -> Result<(), Failure> {
+        let _step = self.step();
         self.store.block(&self.directory.accounts()[account].name, key, self.now_s())?;
         self.directory.set_blocked(account, key, true);
         self.handles[account].send(Command::RemoveFriend(key));
@@ -155,6 +167,7 @@ impl Contacts {
     /// # Errors
     /// The store or the account's thread does not answer.
     pub fn unblock(&self, account: usize, key: PublicKey, contact: Option<&Contact>) -> Result<bool, Failure> {
+        let _step = self.step();
         let was = self.store.unblock(&self.directory.accounts()[account].name, key)?;
         self.directory.set_blocked(account, key, false);
         if !was {

@@ -117,6 +117,12 @@ impl Directory {
         contacts.get(account)?.get(key)?.clone()
     }
 
+    /// Whether a key is a contact's.
+    pub fn is_contact(&self, account: usize, key: &PublicKey) -> bool {
+        let contacts = self.contacts.read().unwrap_or_else(PoisonError::into_inner);
+        contacts.get(account).is_some_and(|contacts| contacts.contains_key(key))
+    }
+
     /// How many contacts all accounts have.
     pub fn contact_count(&self) -> usize {
         self.contacts.read().unwrap_or_else(PoisonError::into_inner).iter().map(HashMap::len).sum()

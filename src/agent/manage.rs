@@ -18,7 +18,7 @@ use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lane::invite::Invitation;
 use crate::mail::address::Address;
-use crate::store::{self, Accepted, Answer, Contact, Reader, Settled};
+use crate::store::{self, Accepted, Answer, Contact, Reader, Settled, Word};
 use crate::tox::Connection;
 
 /// The agent's side of the control server.
@@ -525,17 +525,17 @@ impl Backend for Manager {
         }
         let message = self.contacts.message(at, new.message.as_deref());
         self.contacts.add(at, id, nickname(new.nick)?, message.clone())?;
-        if let Some(invitation) = &invitation {
-            self.with_relays()?.introduce(at, self.names.id(at), message.clone(), invitation)?;
-        }
         if let (Some(name), Some(found)) = (&name, found) {
             let invitation = published.map(|invitation| invitation.to_string());
-            let settled = Settled { invitation, message, ..self.names.settled(at, name) };
-            match self.contacts.store.confirm(settled, found, true)? {
+            let settled = Settled { invitation, message: message.clone(), ..self.names.settled(at, name) };
+            match self.contacts.store.confirm(settled, found, Word::Operator)? {
                 Accepted::Pinned | Accepted::NoOffer => {}
                 Accepted::OtherKey(key) => return Err(other_key(name, key)),
                 Accepted::Blocked => return Err(Failure::Conflict("that key is blocked".into())),
             }
+        }
+        if let Some(invitation) = &invitation {
+            self.with_relays()?.introduce(at, self.names.id(at), message, invitation)?;
         }
         self.shown_now(&account, &id.key())
     }
@@ -584,16 +584,21 @@ impl Backend for Manager {
 
     fn queue(&self, account: Option<&str>, after: Option<&str>, limit: usize) -> Result<Vec<api::QueueEntry>, Failure> {
         self.check_account(account)?;
+        let accounts = self.contacts.directory.accounts();
+        let wanted = |at: &usize| account.is_none_or(|name| accounts[*at].name == name);
         let mut progress: HashMap<MailId, u64> = HashMap::new();
-        for at in 0..self.contacts.handles.len() {
-            progress.extend(self.contacts.ask(at, Command::Progress)?);
+        let mut online: HashMap<usize, HashMap<PublicKey, bool>> = HashMap::new();
+        for at in (0..self.contacts.handles.len()).filter(wanted) {
+            // The list is worth more than how far its mails are.
+            progress.extend(self.contacts.ask(at, Command::Progress).unwrap_or_default());
+            online.insert(at, self.contacts.handles[at].snapshot().online.into_iter().collect());
         }
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let mut entries: Vec<api::QueueEntry> = Vec::new();
         for line in self.reader()?.queue(account, after.unwrap_or_default(), limit)? {
             let waits = self.contacts.directory.account(&line.account).is_some_and(|at| {
                 // An offline contact costs no attempts: the mail waits for it, not for a time.
-                let online = |peer| self.contacts.handles[at].snapshot().online.get(&peer).copied();
+                let online = |peer| online.get(&at)?.get(&peer).copied();
                 line.peer.and_then(online) != Some(true)
             });
             let (status, text) = line.failure.unzip();
@@ -645,9 +650,9 @@ impl Backend for Manager {
         let one = what.queue_id.clone();
         let recipients = self.contacts.store.flush(what.queue_id, what.account, peer)?;
         match one {
-            Some(id) if recipients == 0 => {
-                Err(Failure::NotFound(format!("no mail with the queue id {id} waits: it may be under way already")))
-            }
+            Some(id) if recipients == 0 => Err(Failure::NotFound(format!(
+                "no mail with the queue id {id} waits for its turn: it may be under way already, or on hold (toxctl queue list)"
+            ))),
             _ => Ok(api::Flushed { recipients }),
         }
     }

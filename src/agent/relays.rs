@@ -86,6 +86,8 @@ pub fn named(who: &str, used: &[api::UsedRelay]) -> Result<RelayKey, Failure> {
         None => who.len() >= DIGITS && one.key.get(..who.len()).is_some_and(|start| start.eq_ignore_ascii_case(who)),
     };
     let Some(found) = used.iter().filter(told).find(is) else {
+        // Not with an invite, which is a secret.
+        let who = text.as_deref().unwrap_or(who);
         return Err(match used.iter().find(is) {
             Some(_) => Failure::Conflict(format!("the relay {who} is used by a contact's word: toxctl relay status")),
             None => Failure::NotFound(format!("no relay {who} is used: toxctl relay status")),

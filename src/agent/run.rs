@@ -350,8 +350,13 @@ fn run(config: &Config, path: &Path, passed: Passed) -> anyhow::Result<()> {
     let directory = Arc::new(directory);
     let _ = directory_slot.set(directory.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let contacts =
-        Contacts { store: store.clone(), directory: directory.clone(), handles: handles.clone(), clock: clock.clone() };
+    let contacts = Contacts {
+        store: store.clone(),
+        directory: directory.clone(),
+        handles: handles.clone(),
+        clock: clock.clone(),
+        steps: Default::default(),
+    };
     let names = Arc::new(Names {
         settings: std::sync::RwLock::new(Arc::new(name_settings(config)?)),
         looking: std::sync::atomic::AtomicUsize::new(0),
@@ -490,7 +495,7 @@ fn serve(
     desk: courier::Desk,
     alive: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
-    let Contacts { store, directory, handles, clock } = &names.contacts;
+    let Contacts { store, directory, handles, clock, .. } = &names.contacts;
     let config = live.get();
     let (courier, own_relay) = (desk.courier.clone(), desk.relay.clone());
     let used_disk = Arc::new(AtomicU64::new(reader.queue_summary(None)?.octets));

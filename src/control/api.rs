@@ -3,6 +3,8 @@
 //! Times are whole seconds since the epoch (UTC), sizes are octets, keys are 64 and Tox IDs 76 upper-case hexadecimal
 //! digits. A client must skip fields it does not know; the server refuses them, so that no wish is lost silently.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`
@@ -522,13 +524,20 @@ pub enum RelayPurpose {
 }
 
 /// The body of `POST /v1/relays`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UseRelay {
     /// For which account; needed where there are several.
     pub account: Option<String>,
     /// How the relay is told, with the invite where it wants one.
     pub relay: String,
+}
+
+/// Without the text, which may have an invite.
+impl fmt::Debug for UseRelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UseRelay").field("account", &self.account).finish_non_exhaustive()
+    }
 }
 
 /// The body of `POST /v1/invitation`.
@@ -562,12 +571,19 @@ pub struct NewInvite {
 }
 
 /// The answer to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invited {
     /// How the relay is told, with an invite that makes one owner.
     pub text: String,
     /// What the owner's mail may take, in octets.
     pub quota: u64,
+}
+
+/// Without the invite.
+impl fmt::Debug for Invited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invited").field("quota", &self.quota).finish_non_exhaustive()
+    }
 }
 
 /// One element of `GET /v1/relay/owners`: somebody whose mail waits at the relay that this agent is.

@@ -38,6 +38,8 @@ use super::{Backend, Failure};
 pub const MAX_BODY: usize = 64 << 10;
 /// The largest (and the default) page of the queue, in mails.
 pub const MAX_PAGE: usize = 1000;
+/// How many connections of users who may not use the socket are answered at a time.
+const STRANGERS: usize = 4;
 /// How long requests may go on after the shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -54,7 +56,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { allow_uids: None, max_connections: 64, request_timeout: Duration::from_secs(30) }
+        Self { allow_uids: None, max_connections: 64, request_timeout: Duration::from_secs(50) }
     }
 }
 
@@ -73,6 +75,8 @@ pub async fn serve(
     let guarded = GuardedListener {
         listener: tokio::net::UnixListener::from_std(listener)?,
         permits: Arc::new(Semaphore::new(options.max_connections.max(1))),
+        strangers: Arc::new(Semaphore::new(STRANGERS)),
+        allow_uids: options.allow_uids.clone(),
         idle: options.request_timeout * 2,
     };
     let service = router(backend, options).into_make_service_with_connect_info::<Peer>();
@@ -210,7 +214,11 @@ async fn from_localhost(request: Request, next: Next) -> Response {
 async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Reply::new(StatusCode::GATEWAY_TIMEOUT, "the agent did not answer in time").into_response(),
+        Err(_) => Reply::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the agent did not answer in time; it may do what was asked all the same",
+        )
+        .into_response(),
     }
 }
 
@@ -469,6 +477,9 @@ impl Connected<IncomingStream<'_, GuardedListener>> for Peer {
 struct GuardedListener {
     listener: tokio::net::UnixListener,
     permits: Arc<Semaphore>,
+    /// For those who are only told that they may not.
+    strangers: Arc<Semaphore>,
+    allow_uids: Option<Vec<u32>>,
     idle: Duration,
 }
 
@@ -477,12 +488,20 @@ impl Listener for GuardedListener {
     type Addr = Peer;
 
     async fn accept(&mut self) -> (GuardedStream, Peer) {
-        // Never closed, so there is a permit sooner or later.
-        let permit = self.permits.clone().acquire_owned().await.ok();
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     let peer = Peer { uid: stream.peer_cred().ok().map(|cred| cred.uid()) };
+                    let permit = if may(self.allow_uids.as_deref(), geteuid().as_raw(), peer.uid) {
+                        // Never closed, so there is a permit sooner or later.
+                        self.permits.clone().acquire_owned().await.ok()
+                    } else {
+                        match self.strangers.clone().try_acquire_owned() {
+                            Ok(permit) => Some(permit),
+                            // They must not be in the way of those who may.
+                            Err(_) => continue,
+                        }
+                    };
                     let timer = Box::pin(tokio::time::sleep(self.idle));
                     return (GuardedStream { stream, timer, idle: self.idle, _permit: permit }, peer);
                 }

@@ -335,6 +335,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut dyn Write, err: &
         Err(Fail::Output(error)) => (EX_IOERR, format!("cannot write: {error}")),
         Err(Fail::Backup(error)) => (EX_REFUSED, format!("{error:#}")),
         Err(Fail::System(error)) => (EX_UNAVAILABLE, error.to_string()),
+        Err(Fail::Agent(error @ ClientError::Refused { status: 503 | 504, .. })) => (EX_UNAVAILABLE, error.to_string()),
         Err(Fail::Agent(error @ ClientError::Refused { .. })) => (EX_REFUSED, error.to_string()),
         Err(Fail::Agent(error)) => (EX_UNAVAILABLE, error.to_string()),
     };
@@ -361,6 +362,9 @@ fn manage(cli: &Cli, out: &mut dyn Write) -> Result<(), Fail> {
                 (_, true) => print(out, &status)?,
                 (_, false) => show::status(out, &status, now())?,
             }
+        }
+        Command::Metrics if cli.json || account.is_some() => {
+            return Err(Fail::Usage("the metrics are those of all accounts, in the format of OpenMetrics".into()));
         }
         Command::Metrics => out.write_all(client.metrics()?.as_bytes())?,
         Command::Contact(ContactCommand::Add(args)) => {

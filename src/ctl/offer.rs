@@ -50,7 +50,7 @@ pub(super) fn offer(whom: Whom, path: &Path, cli: &Cli, client: &Client, out: &m
     let reloaded = match client.reload() {
         Ok(reloaded) => Some(reloaded),
         Err(ClientError::NotRunning { .. }) => None,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(Fail::Setup(format!("{shown} says so now, but the agent has not read it: {error}"))),
     };
     if cli.json {
         return Ok(print(out, &json!({ "offer": whom.word(), "file": shown, "reloaded": reloaded }))?);

@@ -95,6 +95,12 @@ pub struct Request {
     pub verified: Option<bool>,
 }
 
+/// Whether a key is a contact's of an account.
+pub(super) fn is_contact(db: &Connection, account: &str, key: &PublicKey) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM contact WHERE account = ? AND key = ?)")?
+        .query_row(params![account, key.0], |row| row.get(0))
+}
+
 /// Whether a key is on the block list of an account.
 pub(super) fn is_blocked(db: &Connection, account: &str, key: &PublicKey) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT EXISTS (SELECT 1 FROM blocked WHERE account = ? AND key = ?)")?

@@ -3,7 +3,7 @@
 use rusqlite::params;
 use zeroize::Zeroizing;
 
-use super::contacts::{Request, is_blocked, take_request};
+use super::contacts::{Request, is_blocked, is_contact, take_request};
 use super::names::Settled;
 use super::schema::Reader;
 use super::writer::{Event, Session, Store, StoreError};
@@ -100,10 +100,7 @@ impl Store {
                  AND NOT EXISTS (SELECT 1 FROM request r WHERE r.account = ?1 AND r.key = peer AND r.refused = 0)",
             )?
             .execute([account])?;
-            let contact: bool = db
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM contact WHERE account = ? AND key = ?)")?
-                .query_row(params![account, key], |row| row.get(0))?;
-            let taken = match contact {
+            let taken = match is_contact(db, account, &request.key)? {
                 true if is_blocked(db, account, &request.key)? => Introduced::Dropped,
                 true => Introduced::Contact,
                 false => match take_request(db, &request)? {

@@ -92,6 +92,17 @@ pub struct Settled {
     pub invitation: Option<String>,
 }
 
+/// Why a key that was found for a name is to be pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The operator says so: who is no contact becomes one.
+    Operator,
+    /// The operator has accepted a request that claimed the name; nobody becomes a contact by it.
+    Accepted,
+    /// It was proved to be a contact's; not enough where the operator has removed the name's contact.
+    Proof,
+}
+
 /// What came of accepting a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
@@ -581,16 +592,22 @@ impl Store {
         })
     }
 
-    /// Pins what was found for a name, because the operator says so, or because a contact's mail or request was proved to be
-    /// of that name, which is not enough ([`Accepted::NoOffer`]) where the operator has removed its contact.
+    /// Pins what was found for a name, as far as `word` goes for it; else [`Accepted::NoOffer`].
     ///
     /// # Errors
     /// The store fails.
-    pub fn confirm(&self, settled: Settled, found: Found, by_operator: bool) -> Result<Accepted, StoreError> {
+    pub fn confirm(&self, settled: Settled, found: Found, word: Word) -> Result<Accepted, StoreError> {
         self.call(move |session| {
             let key = found.id.key();
             let name = find(session, &settled.account, &settled.address.to_string())?;
-            if !by_operator && name.as_ref().is_some_and(|name| name.removed) {
+            let removed = name.as_ref().is_some_and(|name| name.removed);
+            let enough = match word {
+                Word::Operator => true,
+                // The operator may have removed the contact while it was looked up.
+                Word::Accepted => super::contacts::is_contact(session.connection, &settled.account, &key)?,
+                Word::Proof => !removed && super::contacts::is_contact(session.connection, &settled.account, &key)?,
+            };
+            if !enough {
                 return Ok(Accepted::NoOffer);
             }
             if let Some(pin) = name.and_then(|name| name.pin).filter(|pin| pin.key != key) {

@@ -29,8 +29,10 @@ impl AccountThread {
         let all = |refusal: Refusal| {
             mail.recipients.iter().map(|(index, ..)| (*index, Outcome::Refused(refusal.clone()))).collect::<Vec<_>>()
         };
-        let contact = self.friends.contains_key(&peer) && !self.declining.contains(&peer);
-        if !contact || self.shared.directory.is_blocked(self.number, &peer) {
+        // Not whether toxcore knows him as a friend, which it may lack for a while: what is refused here is refused for good.
+        let directory = &self.shared.directory;
+        let contact = directory.is_contact(self.number, &peer) && !self.declining.contains(&peer);
+        if !contact || directory.is_blocked(self.number, &peer) {
             return done(all(Refusal::permanent(7, 1, "the recipient does not want to exchange mail with you")));
         }
         let offer = Offer {

@@ -33,6 +33,10 @@ pub(super) struct Client {
 /// A relay where we are, or want to be, an owner.
 pub(super) struct Owner {
     pub id: ToxId,
+    /// With what the client was opened.
+    pub invite: Option<[u8; 16]>,
+    /// When the relay was added, seconds of the wall clock.
+    pub added: i64,
     pub client: Option<Client>,
     /// Whether mail is to go there; else only what is there is fetched.
     pub in_use: bool,
@@ -120,15 +124,18 @@ impl Account {
                 let Some(id) = id.filter(|_| wanted != Relays::None) else { continue };
                 let owner = self.owners.entry(row.key).or_insert(Owner {
                     id,
+                    invite: row.invite,
+                    added: row.added,
                     client: None,
                     in_use: false,
                     up: false,
                     since: row.seen,
                     error: None,
                 });
-                if owner.id != id {
-                    // It is reached by another Tox ID now.
-                    owner.id = id;
+                let invited = !owner.up && row.invite.is_some() && row.invite != owner.invite;
+                if owner.id != id || owner.added != row.added || invited {
+                    // It is reached by another Tox ID now, was taken away and is back, or lets us in now.
+                    (owner.id, owner.added, owner.invite) = (id, row.added, row.invite);
                     if let Some(client) = owner.client.take() {
                         client.handle.close();
                     }

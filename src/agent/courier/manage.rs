@@ -33,7 +33,7 @@ pub struct Desk {
 }
 
 fn stopped() -> Failure {
-    Failure::Unavailable("the agent is stopping".into())
+    Failure::Unavailable("the thread for relays does not answer: the agent is stopping, or stuck".into())
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {

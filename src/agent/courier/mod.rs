@@ -40,6 +40,9 @@ use crate::telemetry::clock::Clock;
 /// How often the queue is looked at for mail of contacts who are offline.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long whoever asks the thread something waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Numbers the clients of one run.
 type ClientNumber = u64;
 
@@ -111,13 +114,13 @@ impl Handle {
         self.ask(move |courier| courier.accounts[account].told(id)).flatten()
     }
 
-    /// Asks the thread for something and waits for the answer; `None` when it has ended.
+    /// Asks the thread for something and waits for the answer; `None` when it has ended, or does not answer for 20 s.
     pub fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut Courier) -> T + Send + 'static) -> Option<T> {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.send(Message::Ask(Box::new(move |courier| {
             let _ = sender.send(question(courier));
         })));
-        receiver.recv().ok()
+        receiver.recv_timeout(PATIENCE).ok()
     }
 
     /// Has the thread wake up, to show that it runs.

@@ -480,3 +480,37 @@ fn a_contact_that_is_owed_much_is_not_told_more_than_it_listens_to() {
     world.account.on_link(PEER, true);
     assert!(world.account.listens(&PEER), "it is another session");
 }
+
+#[test]
+fn a_new_invite_is_taken_to_a_relay_that_has_not_let_us_in() {
+    let mut world = World::new();
+    let row = |invite: Option<u8>, added| RelayRow {
+        key: RELAY,
+        id: ToxId::new(PublicKey([9; 32]), [1; 4]).octets().to_vec(),
+        invite: invite.map(|octet| [octet; 16]),
+        offered_by: None,
+        savedata: None,
+        pseudonym: None,
+        added,
+        seen: None,
+    };
+    let mut owner = |row: RelayRow, up: bool| {
+        if let Some(owner) = world.account.owners.get_mut(&RELAY) {
+            owner.up = up;
+        }
+        world.account.shared.store.put_relay("alice", row).expect("kept");
+        world.account.relays_changed();
+        world.account.decide_relays(&world.reader).expect("decided");
+        let owner = &world.account.owners[&RELAY];
+        (owner.invite.map(|invite| invite[0]), owner.up)
+    };
+    assert_eq!(owner(row(None, 1), false), (None, false));
+    assert_eq!(owner(row(Some(1), 1), false), (Some(1), false), "asked with it from now on");
+    assert_eq!(owner(row(Some(2), 1), true), (Some(1), true), "he is in already");
+    world.account.shared.store.remove_relay("alice", RELAY).expect("removed");
+    world.account.shared.store.put_relay("alice", row(None, 2)).expect("kept");
+    world.account.relays_changed();
+    world.account.decide_relays(&world.reader).expect("decided");
+    let owner = &world.account.owners[&RELAY];
+    assert_eq!((owner.invite, owner.added, owner.up), (None, 2, false), "it is another beginning");
+}
