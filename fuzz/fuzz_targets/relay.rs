@@ -25,13 +25,15 @@ fn request(octets: &[u8], slots: &[SlotKey]) -> Option<Request> {
     let digest = || rest.first_chunk().copied().unwrap_or([0; 32]);
     let signature = || rest.first_chunk().copied().unwrap_or([0; 64]);
     let number = || rest.first_chunk().copied().map_or(0, u16::from_be_bytes).into();
-    Some(match what % 7 {
+    Some(match what % 9 {
         0 => Request::Register(1, vec![Registered { slot: slot.0, class: *which }]),
         1 => Request::Unregister(1, vec![slot]),
         2 => Request::Put(slot, 16 << 10, digest()),
         3 => Request::Piece(slot, number(), rest.iter().copied().take(MAX_PIECE).collect()),
         4 => Request::Seal(slot, signature()),
         5 => Request::Get(slot, number()),
+        6 => Request::List(number()),
+        7 => Request::Ack(number()),
         _ => Request::Delete(slot, signature()),
     })
 }

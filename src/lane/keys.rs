@@ -179,6 +179,11 @@ impl MailSecret {
         nonce(&self.0, "toxmail mail nonce 1", &[pre_key, content])
     }
 
+    /// What the wait of a receipt is drawn by: nobody else can tell it, least of all the sender, who chose the mail's name.
+    pub fn receipt_wait(&self, mail: &[u8; 16]) -> u8 {
+        derive(&self.0, "toxmail receipt wait 1", &[mail])[0]
+    }
+
     /// The public half.
     pub fn public(&self) -> MailKey {
         MailKey { sign: self.signing().verifying_key().to_bytes(), seal: *self.sealing().public_key().as_bytes() }

@@ -286,12 +286,14 @@ impl Account {
     pub(super) fn on_answered(&mut self, peer: PublicKey, id: MailId, answers: &[(u32, Outcome)]) {
         let last = |outcome: &Outcome| !matches!(outcome, Outcome::Refused(refusal) if !refusal.is_permanent());
         let digest = self.assembly.get(&(peer, id)).and_then(|assembling| assembling.digest);
-        let receipts = self.config().is_some_and(|config| config.receipts);
+        let config = self.config();
+        let receipts = config.as_ref().is_some_and(|config| config.receipts);
+        // To ten minutes, or as coarse as receipts are late: when exactly it was read from the relays is nobody's business.
+        let coarse = config.map_or(600, |config| config.receipt_delay.as_secs().max(600));
         let mut owed = Vec::new();
         for (number, outcome) in answers.iter().filter(|(_, outcome)| last(outcome)) {
             let (Some(digest), true) = (digest, receipts) else { break };
-            // To ten minutes: when exactly it was read from the relays is nobody's business.
-            let at = u64::try_from(self.seconds()).unwrap_or(0) / 600 * 600;
+            let at = u64::try_from(self.seconds()).unwrap_or(0) / coarse * coarse;
             let item = Item::Receipt { id, digest, index: *number, outcome: outcome.clone(), at };
             let item = Parcel::Control(vec![item]).head();
             let made = self.shared.clock.queue_ms();

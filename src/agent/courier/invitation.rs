@@ -128,8 +128,10 @@ impl Account {
             return;
         }
         let seed = code.seed(&self.own);
-        let register: Vec<(SlotId, Class)> =
+        let mut register: Vec<(SlotId, Class)> =
             slots(&seed, relay, invite::open(today)).map(|(id, _)| (id, CLASS)).collect();
+        // Names are as good as random: in their order, nothing says which day a slot is for.
+        register.sort();
         self.name_reception(relay);
         if in_use {
             self.ask_relay(relay, Command::Register(register));

@@ -271,7 +271,7 @@ impl Account {
         let id = offered.pre_keys.last().map_or(least, |(id, ..)| least.max(id + 1));
         let secret = PreKeySecret::new(&mut random()?);
         let kept = PreKeySecret::new(&mut secret.expose().to_owned());
-        store.put_pre_key(&name, &store::PreKey { peer, id, secret: kept, made }, made - DESTROY)?;
+        store.put_pre_key(&name, &store::PreKey { peer, id, secret: kept, made }, made - DESTROY + 1)?;
         offered.pre_keys.retain(|(.., age)| made - age < DESTROY);
         offered.pre_keys.push((id, secret, made));
         Ok(())
@@ -305,7 +305,7 @@ impl Account {
         }
         let dead = |offered: &Offered| offered.pre_keys.iter().any(|(.., made)| now - made >= DESTROY);
         if self.offered.values().any(dead) {
-            self.shared.store.destroy_pre_keys(now - DESTROY);
+            self.shared.store.destroy_pre_keys(now - DESTROY + 1);
             self.offered.values_mut().for_each(|lane| lane.pre_keys.retain(|(.., made)| now - made < DESTROY));
         }
         Ok(())

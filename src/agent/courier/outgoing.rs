@@ -10,6 +10,7 @@ use super::lanes::read_items;
 use super::{ClientNumber, random};
 use crate::engine::transfer::MailId;
 use crate::identity::tox_id::PublicKey;
+use crate::lane::keys::MailSecret;
 use crate::lane::parcel::{self, Item, MailHead, Part};
 use crate::lane::seal;
 use crate::relay::outbox::{Action, Input, State};
@@ -178,9 +179,7 @@ impl Account {
             let mut items = Vec::new();
             let mut carries = Vec::new();
             for receipt in reader.receipts_owed(&self.name, &peer, GATHER_RECEIPTS)? {
-                // Kept back for a time between nothing and the longest, the same at every look.
-                let part = i64::from(receipt.transfer.0[0]) + 1;
-                if now - receipt.made < delay / 256 * part {
+                if now - receipt.made < wait_of(&self.secret, &receipt.transfer, delay) {
                     continue;
                 }
                 let more = read_items(&receipt);
@@ -394,6 +393,11 @@ impl Account {
         visit.client.handle.send(session::Command::Put { slot, octets: blob.into() });
         Ok(())
     }
+}
+
+/// For how long a receipt is kept back: between nothing and `delay`, the same at every look.
+pub(super) fn wait_of(secret: &MailSecret, mail: &MailId, delay: i64) -> i64 {
+    delay / 256 * (i64::from(secret.receipt_wait(&mail.0)) + 1)
 }
 
 /// A range of a parcel's octets.

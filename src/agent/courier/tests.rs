@@ -43,8 +43,13 @@ fn contact(key: PublicKey) -> Contact {
 }
 
 fn load(state: &Path, store: &Store) -> Account {
-    let live =
-        config::parse("[[account]]\nname = \"alice\"\nmaildir = \"/m\"\n", Path::new("/x")).expect("a configuration");
+    load_with(state, store, "")
+}
+
+/// With these lines more in the configuration of the account.
+fn load_with(state: &Path, store: &Store, more: &str) -> Account {
+    let text = format!("[[account]]\nname = \"alice\"\nmaildir = \"/m\"\n{more}");
+    let live = config::parse(&text, Path::new("/x")).expect("a configuration");
     let shared = Shared {
         store: store.clone(),
         clock: Arc::new(Clock::start(&state.join("clock"))),
@@ -380,14 +385,10 @@ fn what_is_held_is_taken_back_from_the_relays_and_goes_there_again_when_released
     assert_eq!(world.reader.parcels("alice").expect("read")[0].expires, 1_005_000);
 }
 
-#[test]
-fn mail_that_came_after_its_time_may_come_once_more_with_another() {
-    let mut world = World::new();
-    let offer = world.offer(1, 1, 100);
-    world.offered(&offer);
-    world.account.make_lane(PEER).expect("a lane");
+/// What the contact has put into the first slot of its lane: a mail of this name that expires then. It is sealed to the
+/// newest pre-key.
+fn put(account: &Account, id: MailId, expires: u64) -> (Place, Vec<u8>) {
     let place = Place { relay: RELAY, class: Class::K16, number: 0 };
-    let id = MailId([7; 16]);
     let head = parcel::Parcel::Mail(parcel::MailHead {
         id,
         sender: "bob@example.org".into(),
@@ -396,20 +397,149 @@ fn mail_that_came_after_its_time_may_come_once_more_with_another() {
         wire_size: 4,
         digest: Digest([0; 32]),
         encoding: Encoding::Identity,
-        expires: 1,
+        expires,
     })
     .head();
     let octets = [&head[..], b"mail"].concat();
-    let lane = &world.account.offered[&PEER];
+    let lane = &account.offered[&PEER];
     let (number, secret, _) = lane.pre_keys.last().expect("a key");
     let key = PreKey { id: *number, key: secret.public(), not_after: u64::MAX };
     let total = octets.len() as u64;
     let part = parcel::Part { parcel: id, part: 0, parts: 1, total, offset: 0, octets };
     let inner = seal::seal(&MailSecret::new(&mut [5; 32]), &key, &part, Class::K16);
-    let blob = seal::wrap(&inner, &lane.seed, &RELAY, 0);
+    (place, seal::wrap(&inner, &lane.seed, &RELAY, 0))
+}
+
+#[test]
+fn mail_that_came_after_its_time_may_come_once_more_with_another() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    world.account.make_lane(PEER).expect("a lane");
+    let id = MailId([7; 16]);
+    let (place, blob) = put(&world.account, id, 1);
     world.account.on_content(PEER, place, &blob);
     assert!(world.account.assembly.is_empty(), "it is done with");
     assert!(!world.account.settled.contains(&(PEER, id)));
+}
+
+#[test]
+fn mail_that_its_sender_took_back_is_not_delivered() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    world.account.make_lane(PEER).expect("a lane");
+    let (place, blob) = put(&world.account, MailId([7; 16]), u64::MAX);
+    world.account.on_items(PEER, vec![Item::Cancel(MailId([7; 16]))], true);
+    world.account.on_content(PEER, place, &blob);
+    assert!(world.account.assembly.is_empty());
+    let (place, blob) = put(&world.account, MailId([8; 16]), u64::MAX);
+    world.account.on_content(PEER, place, &blob);
+    assert_eq!(world.account.assembly.len(), 1, "another is");
+}
+
+#[test]
+fn a_mail_that_is_deleted_is_removed_from_the_relays() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    let mail = world.enqueue(10);
+    world.gather();
+    // Stored at the relay, as the outbox has it.
+    let now = world.account.now();
+    let place = Place { relay: RELAY, class: Class::K16, number: 0 };
+    world.account.outbox.handle(now, outbox::Input::LaneGone(PEER));
+    let mut restarted = load(world.state.path(), &world.account.shared.store.clone());
+    let deposit = crate::store::Deposit {
+        peer: PEER,
+        parcel: mail,
+        part: 0,
+        place,
+        state: outbox::State::Stored { until: u64::MAX >> 1 },
+    };
+    world.account.shared.store.put_deposits("alice", vec![deposit]).expect("kept");
+    assert!(restarted.parcels.contains_key(&(PEER, mail)));
+    restarted = load(world.state.path(), &world.account.shared.store.clone());
+    world.account.shared.store.delete(None, None).expect("deleted");
+    restarted.find_finished(&world.reader).expect("found");
+    let mut actions = Vec::new();
+    restarted.outbox.poll(now, &mut actions);
+    assert!(
+        actions.iter().any(|action| matches!(action, outbox::Action::Visit { relay: RELAY, peer: PEER, .. })),
+        "{actions:?}"
+    );
+    restarted.outbox.handle(now, outbox::Input::Session { relay: RELAY, peer: PEER, up: true });
+    actions.clear();
+    restarted.outbox.poll(now, &mut actions);
+    assert!(actions.contains(&outbox::Action::Delete { peer: PEER, place }), "{actions:?}");
+}
+
+#[test]
+fn receipts_are_late_by_what_the_sender_cannot_tell_and_off_where_that_is_wanted() {
+    let wait = |secret: u8, mail: u8| {
+        super::outgoing::wait_of(&MailSecret::new(&mut [secret; 32]), &MailId([mail; 16]), 3_600_000)
+    };
+    let waits: Vec<i64> = (0..=255).map(|mail| wait(5, mail)).collect();
+    assert!(waits.iter().all(|wait| (0..=3_600_000).contains(wait)));
+    assert!(!waits.is_sorted() && waits.iter().any(|wait| *wait > 3_000_000));
+    assert!((0..=255).any(|mail| wait(5, mail) != wait(6, mail)), "it is the recipient's secret");
+
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    let stored = |more: &str| {
+        let store = world.account.shared.store.clone();
+        let mut account = load_with(world.state.path(), &store, more);
+        account.make_lane(PEER).expect("a lane");
+        let id = MailId([9; 16]);
+        let (place, blob) = put(&account, id, u64::MAX);
+        account.on_content(PEER, place, &blob);
+        account.on_answered(PEER, id, &[(0, Outcome::Stored { duplicate: false, relayed: false })]);
+        let receipts = world.reader.receipts_of("alice", &PEER).expect("read");
+        store.forget("alice", vec![(PEER, id)]);
+        store.flush(Some("none".into()), None, None).expect("the store answers");
+        receipts.iter().flat_map(super::lanes::read_items).collect::<Vec<_>>()
+    };
+    assert_eq!(stored("receipts = false\n"), []);
+    let at = |items: &[Item]| match items {
+        [Item::Receipt { at, .. }] => *at,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(at(&stored("")) % 600, 0);
+    assert_eq!(at(&stored("receipt_delay = \"5h\"\n")) % 18_000, 0);
+}
+
+#[test]
+fn a_pre_key_is_renewed_after_a_week_and_destroyed_after_thirty_days() {
+    let mut world = World::new();
+    let offer = world.offer(1, 1, 100);
+    world.offered(&offer);
+    world.account.make_lane(PEER).expect("a lane");
+    let (place, blob) = put(&world.account, MailId([7; 16]), u64::MAX);
+    let aged = |world: &mut World, days: i64, seconds: i64| {
+        let made = world.account.seconds() - days * 86_400 - seconds;
+        let lane = world.account.offered.get_mut(&PEER).expect("offered");
+        lane.pre_keys[0].2 = made;
+        let (id, ref secret, _) = lane.pre_keys[0];
+        let secret = crate::lane::keys::PreKeySecret::new(&mut secret.expose().to_owned());
+        let store = &world.account.shared.store;
+        store.destroy_pre_keys(i64::MAX);
+        store.put_pre_key("alice", &crate::store::PreKey { peer: PEER, id, secret, made }, 0).expect("kept");
+        world.account.renew_keys().expect("renewed");
+        let lane = &world.account.offered[&PEER];
+        (lane.pre_keys.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), lane.serial)
+    };
+    let (first, serial) = aged(&mut world, 6, 86_000);
+    assert_eq!(first.len(), 1);
+    let (second, newer) = aged(&mut world, 7, 0);
+    assert!(second.len() == 2 && second[0] == first[0] && newer > serial, "and it is offered");
+    let (third, _) = aged(&mut world, 30, 0);
+    assert_eq!(third, second[1..]);
+    world.account.shared.store.flush(Some("none".into()), None, None).expect("the store answers");
+    let kept = world.reader.pre_keys("alice").expect("read");
+    assert!(kept.iter().all(|key| key.id != first[0]));
+    world.account.on_content(PEER, place, &blob);
+    assert!(world.account.assembly.is_empty(), "what was sealed to it opens no more");
 }
 
 #[test]
