@@ -23,7 +23,7 @@ from rig.case import SandboxCase
 from rig.lmtp import LmtpClient
 from rig.mail import delivery_status, find_in_maildir, header, split
 from rig.net import HOST, free_port, free_udp_ports
-from rig.sandbox import UNPRIVILEGED, RigError, as_user
+from rig.sandbox import UNPRIVILEGED, as_user
 from rig.socks import SocksServer
 from rig.wait import wait_for
 

@@ -12,7 +12,6 @@ import unittest
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 from rig.agent import Agent, befriend, queue_id_of

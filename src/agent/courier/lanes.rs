@@ -33,7 +33,7 @@ const DAY: i64 = 86_400;
 /// How old it gets before its secret is destroyed, in seconds.
 pub(super) const DESTROY: i64 = 30 * DAY;
 /// How many slots of each class are kept open for a contact at each relay, from 16 KiB to 4 MiB: what a contact can send
-/// while we are away. A relay lets an owner have some thousand slots, which so are enough for a hundred contacts.
+/// while we are away. A relay lets an owner have some thousand slots, which so are enough for some eighty contacts.
 pub(super) const OPEN: [u32; 5] = [32, 16, 8, 8, 8];
 
 /// What a receipt that is owed says.

@@ -5,7 +5,6 @@ systemd need not be what runs the tests' own machine. What is changed in there i
 
 import re
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from rig.agent import PROGRAMS, Agent, ToxctlError

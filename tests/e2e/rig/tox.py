@@ -34,7 +34,6 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "tox_add_tcp_relay": (_bool, [_ptr, _u8p, _u16, _u8p, _ptr]),
     "tox_self_get_public_key": (None, [_ptr, _ptr]),
     "tox_friend_add": (_u32, [_ptr, _u8p, _u8p, _size, _ptr]),
-    "tox_friend_add_norequest": (_u32, [_ptr, _u8p, _ptr]),
     "tox_friend_send_message": (_u32, [_ptr, _u32, ctypes.c_int, _u8p, _size, _ptr]),
     "tox_friend_send_lossless_packet": (_bool, [_ptr, _u32, _u8p, _size, _ptr]),
     "tox_callback_friend_connection_status": (None, [_ptr, _CONNECTION]),
@@ -101,12 +100,6 @@ class ToxClient:
         with self._lock:
             if self._tox.tox_friend_add(self._raw, bytes.fromhex(tox_id), message, len(message), None) == _NONE:
                 raise RigError("tox_friend_add failed")
-
-    def pretend(self, key: str) -> None:
-        """Take somebody for a friend who was not asked."""
-        with self._lock:
-            if self._tox.tox_friend_add_norequest(self._raw, bytes.fromhex(key), None) == _NONE:
-                raise RigError("tox_friend_add_norequest failed")
 
     def say(self, message: bytes) -> bool:
         """Send a message; whether toxcore took it."""
