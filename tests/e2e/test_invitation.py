@@ -178,7 +178,9 @@ class RenewedTest(RelayCase):
         self.use(hugo, [relay])
         wait_for("relay", lambda: all(used["reachable"] for used in hugo.json("relay", "status")["used"]), PATIENCE)
         old = hugo.json("invitation", "show")["text"]
-        wait_for("open slots", lambda: relay.json("relay", "owners")[0]["slots"] > 0, PATIENCE)
+        # They come in several requests: eight for yesterday, today, and each of seven days to come.
+        wait_for("open slots", lambda: len(self.slots(relay)) == 8 * 9, PATIENCE)
+        self.assertEqual(relay.json("relay", "owners")[0]["slots"], 8 * 9)
         before = self.slots(relay)
         new = hugo.json("invitation", "renew")["text"]
         self.assertNotEqual(old, new)
