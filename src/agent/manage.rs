@@ -18,7 +18,7 @@ use crate::identity::tox_address;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lane::invite::Invitation;
 use crate::mail::address::Address;
-use crate::store::{self, Accepted, Answer, Contact, Reader, Settled, Word};
+use crate::store::{self, Accepted, Answer, Because, Contact, Reader, Settled};
 use crate::tox::Connection;
 
 /// The agent's side of the control server.
@@ -528,7 +528,7 @@ impl Backend for Manager {
         if let (Some(name), Some(found)) = (&name, found) {
             let invitation = published.map(|invitation| invitation.to_string());
             let settled = Settled { invitation, message: message.clone(), ..self.names.settled(at, name) };
-            match self.contacts.store.confirm(settled, found, Word::Operator)? {
+            match self.contacts.store.confirm(settled, found, Because::Operator)? {
                 Accepted::Pinned | Accepted::NoOffer => {}
                 Accepted::OtherKey(key) => return Err(other_key(name, key)),
                 Accepted::Blocked => return Err(Failure::Conflict("that key is blocked".into())),

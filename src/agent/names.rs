@@ -23,7 +23,7 @@ use crate::identity::name::record;
 use crate::identity::tox_id::{PublicKey, ToxId};
 use crate::lane::invite::Invitation;
 use crate::mail::address::Address;
-use crate::store::{Accepted, Answer, Reader, Settled, Word};
+use crate::store::{Accepted, Answer, Because, Reader, Settled};
 
 /// How many look-ups run at a time.
 const AT_ONCE: usize = 8;
@@ -136,7 +136,7 @@ impl Names {
         let Some(found) = self.leads_to(&address, &key).await else { return };
         let pinned = tokio::task::spawn_blocking(move || {
             let settled = self.settled(account, &address);
-            if let Err(error) = self.contacts.store.confirm(settled, found, Word::Accepted) {
+            if let Err(error) = self.contacts.store.confirm(settled, found, Because::Accepted) {
                 log::error!("cannot pin {address}: {error}");
             }
         });
@@ -303,7 +303,7 @@ impl Names {
                 }
             }
             if let (Some(found), Some(address)) = (verified, claim)
-                && let Err(error) = self.contacts.store.confirm(self.settled(account, &address), found, Word::Proof)
+                && let Err(error) = self.contacts.store.confirm(self.settled(account, &address), found, Because::Proof)
             {
                 log::error!("{name}: cannot pin {address}: {error}");
             }
@@ -373,7 +373,7 @@ impl Names {
             Finding::Found(found) if found.id.key() == *key && found.proof == Proof::Secure => {
                 // Never looked up again by itself: a contact must not cause look-ups for ever.
                 let settled = Settled { refresh: 0, ..self.settled(account, &of) };
-                match self.contacts.store.confirm(settled, found, Word::Proof) {
+                match self.contacts.store.confirm(settled, found, Because::Proof) {
                     Ok(Accepted::Pinned) => None,
                     Ok(Accepted::OtherKey(_)) => Some("From is pinned to another key"),
                     _ => NOT_THIS,

@@ -1,9 +1,8 @@
 //! The control socket: HTTP and JSON over a Unix socket, by which toxctl manages the agent.
 //!
 //! Owns the API's types ([`api`]), the server ([`server`]) with its figures for monitoring ([`metrics`]), and a blocking
-//! client ([`client`]). Keys, IDs and addresses
-//! are texts here; what they mean is up to the [`Backend`], which the agent implements. Uses no other module of this
-//! library.
+//! client ([`client`]). Keys, IDs and addresses are texts here; what they mean is up to the [`Backend`], which the agent
+//! implements. Uses no other module of this library.
 
 pub mod api;
 pub mod client;

@@ -167,6 +167,14 @@ impl Parcel {
         Ok((parcel, d.position()))
     }
 
+    /// The items of a control parcel, all of whose octets these are; none if it is no such.
+    pub fn items(octets: &[u8]) -> Vec<Item> {
+        match Self::read(MailId([0; 16]), octets.len() as u64, octets) {
+            Ok((Self::Control(items), _)) => items,
+            _ => Vec::new(),
+        }
+    }
+
     /// Packs items, in order, into as few control parcels as hold them, each in one part of [`Class::K16`].
     pub fn pack(items: Vec<Item>) -> Vec<Self> {
         Self::pack_into(items, capacity(Class::K16))

@@ -32,7 +32,7 @@ pub use dispatch::Work;
 pub use hold::Touched;
 pub use introductions::{Introduced, IntroducingRow};
 pub use lanes::{LaneIn, LaneOut, PreKey, RENEW, SlotWindow};
-pub use names::{Accepted, DENIAL_WAIT, Name, Offer, Pin, Settled, Word};
+pub use names::{Accepted, Because, DENIAL_WAIT, Name, Offer, Pin, Settled};
 pub use parcels::{Deposit, Parcel, ParcelBody, Receipt, SlotNext, Waiting};
 pub use queue::{
     Action, Composer, Destination, HEAD, NewMail, NewRecipient, Notice, Policy, QueueLine, QueueSummary, Recorded,

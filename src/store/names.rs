@@ -94,7 +94,7 @@ pub struct Settled {
 
 /// Why a key that was found for a name is to be pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum Because {
     /// The operator says so: who is no contact becomes one.
     Operator,
     /// The operator has accepted a request that claimed the name; nobody becomes a contact by it.
@@ -592,20 +592,20 @@ impl Store {
         })
     }
 
-    /// Pins what was found for a name, as far as `word` goes for it; else [`Accepted::NoOffer`].
+    /// Pins what was found for a name, if that is reason enough; else [`Accepted::NoOffer`].
     ///
     /// # Errors
     /// The store fails.
-    pub fn confirm(&self, settled: Settled, found: Found, word: Word) -> Result<Accepted, StoreError> {
+    pub fn confirm(&self, settled: Settled, found: Found, why: Because) -> Result<Accepted, StoreError> {
         self.call(move |session| {
             let key = found.id.key();
             let name = find(session, &settled.account, &settled.address.to_string())?;
             let removed = name.as_ref().is_some_and(|name| name.removed);
-            let enough = match word {
-                Word::Operator => true,
+            let enough = match why {
+                Because::Operator => true,
                 // The operator may have removed the contact while it was looked up.
-                Word::Accepted => super::contacts::is_contact(session.connection, &settled.account, &key)?,
-                Word::Proof => !removed && super::contacts::is_contact(session.connection, &settled.account, &key)?,
+                Because::Accepted => super::contacts::is_contact(session.connection, &settled.account, &key)?,
+                Because::Proof => !removed && super::contacts::is_contact(session.connection, &settled.account, &key)?,
             };
             if !enough {
                 return Ok(Accepted::NoOffer);

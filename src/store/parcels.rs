@@ -148,6 +148,10 @@ pub(super) const RECEIPT: &str = "SELECT peer, transfer, number, item, made, par
 pub(super) const OWED: &str = "SELECT peer, transfer, number, item, made, parcel FROM receipt
      WHERE account = ? AND peer = ? AND parcel IS NULL ORDER BY made LIMIT ?";
 
+/// Contacts for whom some do.
+pub(super) const WHO_IS_OWED: &str = "SELECT DISTINCT peer FROM receipt INDEXED BY receipt_owed
+     WHERE account = ? AND parcel IS NULL";
+
 /// How many receipts are owed to a contact at most, who decides how many there are; the newest stay.
 pub(super) const MAX_OWED: u32 = 5000;
 
@@ -465,6 +469,14 @@ impl Reader {
                 })
             })?
             .collect()
+    }
+
+    /// The contacts to whom an account owes receipts that no parcel carries.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn owed(&self, account: &str) -> rusqlite::Result<BTreeSet<PublicKey>> {
+        self.connection.prepare_cached(WHO_IS_OWED)?.query_map([account], |row| row.get(0).map(PublicKey))?.collect()
     }
 
     /// The receipts that an account owes a contact and that no parcel carries, the oldest first, up to `limit`.

@@ -53,8 +53,8 @@ impl Store {
     }
 
     /// Keeps a relay, or takes over a new Tox ID or invite of one that is known; whether it did. Of one that the operator
-    /// told, or that another offered who is a contact still, a contact can change nothing. Of each contact there is one: with more, one
-    /// contact could have all mail wait at relays of his.
+    /// told, or that another offered who is a contact still, a contact can change nothing. Of each contact there is one:
+    /// with more, one contact could have all mail wait at relays of his.
     ///
     /// # Errors
     /// The store fails.

@@ -378,7 +378,7 @@ fn an_unsigned_name_waits_for_the_operator_and_absent_ones_bounce_once_it_is_sur
     assert_eq!(waiting(&world), [(None, Some("4.7.1".into()))]);
     assert!(world.reader().contacts(None).expect("read").is_empty(), "no contact before the operator says so");
     assert_eq!(
-        world.store.confirm(settled("bob@plain.test"), id, Word::Operator).expect("the store answers"),
+        world.store.confirm(settled("bob@plain.test"), id, Because::Operator).expect("the store answers"),
         Accepted::Pinned
     );
     assert_eq!(waiting(&world), [(Some(2), None)]);
@@ -430,7 +430,8 @@ fn a_changed_key_holds_all_mail_until_it_is_accepted() {
     // No failure and no confirmation of the unconfirmed changes that, and neither does the operator's adding it.
     settle(&world, "bob@example.org", Finding::Failed("SERVFAIL".into()));
     settle(&world, "bob@example.org", Finding::Nothing { proved: true, text: "gone".into() });
-    let added = world.store.confirm(settled("bob@example.org"), found(3, 1, Proof::Secure, Via::Name), Word::Operator);
+    let added =
+        world.store.confirm(settled("bob@example.org"), found(3, 1, Proof::Secure, Via::Name), Because::Operator);
     assert_eq!(added.expect("the store answers"), Accepted::OtherKey(PEER));
     assert_eq!(waiting(&world).iter().filter(|(peer, _)| peer.is_some()).count(), 0);
     assert!(world.reader().addresses_of("alice", &PEER).expect("read").is_empty(), "whose it is, is open");
@@ -520,13 +521,13 @@ fn held_mail_of_a_contact_that_is_removed_waits_for_the_operator() {
     assert!(matches!(settle(&world, "bob@example.org", secure(3)), Verdict::Ask(..)));
     assert_eq!(waiting(&world), [(None, Some("4.7.1".into())), (None, Some("4.7.1".into()))]);
     // Nor does mail from there that proves to be of that name.
-    let confirm = |word| {
+    let confirm = |why| {
         let found = found(3, 1, Proof::Secure, Via::Name);
-        world.store.confirm(settled("bob@example.org"), found, word)
+        world.store.confirm(settled("bob@example.org"), found, why)
     };
-    assert_eq!(confirm(Word::Proof), Ok(Accepted::NoOffer));
-    assert_eq!(confirm(Word::Accepted), Ok(Accepted::NoOffer), "nobody is a contact again by his own request");
-    let added = confirm(Word::Operator);
+    assert_eq!(confirm(Because::Proof), Ok(Accepted::NoOffer));
+    assert_eq!(confirm(Because::Accepted), Ok(Accepted::NoOffer), "nobody is a contact again by his own request");
+    let added = confirm(Because::Operator);
     assert_eq!((added.expect("the store answers"), waiting(&world)), (Accepted::Pinned, vec![(Some(3), None); 2]));
 }
 

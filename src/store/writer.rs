@@ -171,8 +171,12 @@ impl Store {
             );
         })?;
         let store = Self { jobs, counts };
-        // Before anything else: what was being sent when the agent ended may be for a name that leads elsewhere now.
-        store.record(super::names::hold_all_changed);
+        // Before anything else: what was being sent when the agent ended may be for a name that leads elsewhere now; and it
+        // may have ended between destroying keys and emptying the log.
+        store.record(|session| {
+            session.wipe();
+            super::names::hold_all_changed(session)
+        });
         Ok((store, thread))
     }
 

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use super::Message;
 use super::account::Account;
-use super::lanes::read_items;
 use crate::agent::account::{Command, Relayed};
 use crate::agent::partial;
 use crate::engine::transfer::{BURST, Delivery, Digest, MailId, Outcome, PartialKey, Source};
@@ -302,7 +301,7 @@ impl Account {
         if let Err(error) = self.shared.store.put_receipts(&self.name, owed.clone()) {
             return self.later(peer, id, &error.to_string());
         }
-        self.say_items(peer, owed.iter().flat_map(read_items).collect());
+        self.say_items(peer, owed.iter().flat_map(|receipt| Parcel::items(&receipt.item)).collect());
         match answers.iter().find(|(_, outcome)| !last(outcome)) {
             Some((_, Outcome::Refused(refusal))) => self.later(peer, id, &refusal.to_string()),
             _ => self.settle(peer, id),

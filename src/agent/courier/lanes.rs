@@ -15,7 +15,7 @@ use crate::lane::offer::{InvalidOffer, LaneId, Offer, PreKey, RelayRef};
 use crate::lane::parcel::{Item, Parcel};
 use crate::relay::descriptor::{Descriptor, Invite};
 use crate::relay::{inbox, outbox};
-use crate::store::{self, LaneIn, LaneOut, RENEW, Reader, Receipt, RelayRow};
+use crate::store::{self, LaneIn, LaneOut, RENEW, Reader, RelayRow};
 
 /// The kinds of words about lanes.
 const OFFER: u64 = 0;
@@ -35,14 +35,6 @@ pub(super) const DESTROY: i64 = 30 * DAY;
 /// How many slots of each class are kept open for a contact at each relay, from 16 KiB to 4 MiB: what a contact can send
 /// while we are away. A relay lets an owner have some thousand slots, which so are enough for some eighty contacts.
 pub(super) const OPEN: [u32; 5] = [32, 16, 8, 8, 8];
-
-/// What a receipt that is owed says.
-pub(super) fn read_items(receipt: &Receipt) -> Vec<Item> {
-    match Parcel::read(receipt.transfer, receipt.item.len() as u64, &receipt.item) {
-        Ok((Parcel::Control(items), _)) => items,
-        _ => Vec::new(),
-    }
-}
 
 /// A lane that a contact may write.
 pub(super) struct Offered {
@@ -163,7 +155,8 @@ impl Account {
             self.say(peer, RELAY, relay.descriptor().octets().to_vec());
         }
         let reader = Reader::open(&self.shared.state_dir)?;
-        let items = reader.receipts_of(&self.name, &peer)?.iter().flat_map(read_items).collect();
+        let owed = reader.receipts_of(&self.name, &peer)?;
+        let items = owed.iter().flat_map(|receipt| Parcel::items(&receipt.item)).collect();
         self.say_items(peer, items);
         Ok(())
     }
@@ -354,18 +347,15 @@ impl Account {
             return;
         }
         match kind {
-            OFFER => drop(self.on_offer(peer, octets, true)),
+            OFFER => {
+                self.on_offer(peer, octets, true);
+            }
             SEEN => {
                 if let Ok(serial) = octets.try_into() {
                     self.on_seen(peer, u64::from_be_bytes(serial));
                 }
             }
-            ITEMS => {
-                let total = octets.len() as u64;
-                if let Ok((Parcel::Control(items), _)) = Parcel::read(MailId([0; 16]), total, octets) {
-                    self.on_items(peer, items, true);
-                }
-            }
+            ITEMS => self.on_items(peer, Parcel::items(octets), true),
             RELAY if self.wants_relay(&config) => {
                 // Where we are an owner already, an invite is of no use.
                 let at_home = |relay: &Descriptor| self.owners.get(&relay.key).is_some_and(|owner| owner.up);
@@ -529,7 +519,9 @@ impl Account {
                     self.shared.store.ping(move || tox.send(Command::Recorded(peer, id)));
                 }
                 // What could not be stored is offered again at the next link.
-                Item::Offer(octets) => drop(self.on_offer(peer, &octets, direct)),
+                Item::Offer(octets) => {
+                    self.on_offer(peer, &octets, direct);
+                }
                 Item::Seen(serial) => self.on_seen(peer, serial),
                 Item::Cancel(id) => self.settle(peer, id),
             }

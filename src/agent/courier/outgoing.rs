@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 
 use super::account::Account;
 use super::incoming::parts;
-use super::lanes::read_items;
 use super::{ClientNumber, random};
 use crate::engine::transfer::MailId;
 use crate::identity::tox_id::PublicKey;
@@ -168,6 +167,7 @@ impl Account {
         let Some(config) = self.config() else { return Ok(()) };
         let (now, seconds) = (self.shared.clock.queue_ms(), self.seconds());
         let delay = i64::try_from(config.receipt_delay.as_millis()).unwrap_or(i64::MAX);
+        let owed = reader.owed(&self.name)?;
         let carried = self.carried();
         let reachable: Vec<PublicKey> = self
             .followed
@@ -178,11 +178,15 @@ impl Account {
         for peer in reachable {
             let mut items = Vec::new();
             let mut carries = Vec::new();
-            for receipt in reader.receipts_owed(&self.name, &peer, GATHER_RECEIPTS)? {
+            let receipts = match owed.contains(&peer) {
+                true => reader.receipts_owed(&self.name, &peer, GATHER_RECEIPTS)?,
+                false => Vec::new(),
+            };
+            for receipt in receipts {
                 if now - receipt.made < wait_of(&self.secret, &receipt.transfer, delay) {
                     continue;
                 }
-                let more = read_items(&receipt);
+                let more = parcel::Parcel::items(&receipt.item);
                 if !more.is_empty() {
                     items.extend(more);
                     carries.push((receipt.transfer, receipt.number));
@@ -257,40 +261,33 @@ impl Account {
             return Ok(());
         }
         let newest = self.carried();
-        let mut finished = Vec::new();
-        let mut unwanted = Vec::new();
+        // Whether the mail may not come once more under this name.
+        let mut finished: HashMap<(PublicKey, MailId), bool> = HashMap::new();
         for (peer, id, gone) in reader.parcels_done_with(&self.name)? {
-            finished.push((peer, id));
-            if gone {
-                unwanted.push((peer, id));
-            }
+            finished.insert((peer, id), gone);
         }
         for (peer, id) in reader.parcels_without_receipt(&self.name)? {
             let carried = self.parcels.get(&(peer, id)).copied().flatten();
             let seen = self.offered.get(&peer).map_or(u64::MAX, |offered| offered.seen);
             // An offer that is known, or whose place a newer one has taken.
             if carried.is_none_or(|serial| serial <= seen || Some(&serial) < newest.get(&peer)) {
-                finished.push((peer, id));
-                unwanted.push((peer, id));
+                finished.insert((peer, id), true);
             }
         }
         for parcel in reader.parcels_out_of_time(&self.name, now)? {
-            if !finished.contains(&parcel) {
-                finished.push(parcel);
-                unwanted.push(parcel);
-            }
+            finished.insert(parcel, true);
         }
         self.finished_at = Some(version);
         if finished.is_empty() {
             return Ok(());
         }
-        self.shared.store.finish_parcels(&self.name, finished.clone());
+        self.shared.store.finish_parcels(&self.name, finished.keys().copied().collect());
         let mut cancelled: HashMap<PublicKey, Vec<Item>> = HashMap::new();
-        for (peer, id) in finished {
+        for ((peer, id), gone) in finished {
             self.parcels.remove(&(peer, id));
             // Who has it, or is told that it is not wanted any more, removes the copies himself. What may come once more must
             // not be taken for that.
-            let told = self.listens(&peer) && unwanted.contains(&(peer, id));
+            let told = gone && self.listens(&peer);
             if told {
                 cancelled.entry(peer).or_default().push(Item::Cancel(id));
             }

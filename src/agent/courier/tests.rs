@@ -498,7 +498,7 @@ fn receipts_are_late_by_what_the_sender_cannot_tell_and_off_where_that_is_wanted
         let receipts = world.reader.receipts_of("alice", &PEER).expect("read");
         store.forget("alice", vec![(PEER, id)]);
         store.flush(Some("none".into()), None, None).expect("the store answers");
-        receipts.iter().flat_map(super::lanes::read_items).collect::<Vec<_>>()
+        receipts.iter().flat_map(|receipt| parcel::Parcel::items(&receipt.item)).collect::<Vec<_>>()
     };
     assert_eq!(stored("receipts = false\n"), []);
     let at = |items: &[Item]| match items {

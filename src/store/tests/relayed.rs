@@ -112,6 +112,7 @@ fn a_contact_is_owed_so_many_receipts_and_no_more() {
     assert_eq!((owed.len(), owed[0].number), (parcels::MAX_OWED as usize, 2), "the oldest went");
     assert_eq!(reader.receipts_owed("alice", &PEER, 3).expect("read").len(), 3);
     assert_eq!(reader.receipts_owed("alice", &PublicKey([3; 32]), 3).expect("read"), []);
+    assert_eq!(reader.owed("alice").expect("read"), [PEER].into());
 }
 
 #[test]
@@ -167,6 +168,24 @@ fn the_keys_of_a_lane_are_destroyed_in_every_file() {
     world.now.fetch_add(60_000, Ordering::Relaxed);
     world.settled();
     assert!(!found(0xA2));
+
+    // The agent ends, by a crash, before the log is emptied: then the next start empties it.
+    world.store.put_pre_key("alice", &key(3, 300, 0xA3), 0).expect("kept");
+    world.store.stop();
+    let killed = rusqlite::Connection::open(world.state.path().join("queue.sqlite")).expect("open");
+    killed.pragma_update(None, "secure_delete", "ON").expect("set");
+    killed.execute("DELETE FROM pre_key", []).expect("destroyed");
+    assert!(found(0xA3));
+    let policy = Policy {
+        now: Box::new(|| 2_000_000),
+        retry_min: 60_000,
+        retry_max: 3_600_000,
+        delay_notice: 600_000,
+        notice: Box::new(|_| None),
+    };
+    let (store, _) = Store::open(world.state.path(), policy, |_| ()).expect("a store");
+    store.flush(Some("none".into()), None, None).expect("the store answers");
+    assert!(!found(0xA3));
 }
 
 #[test]
@@ -393,6 +412,7 @@ fn what_is_looked_for_each_second_is_found_by_an_index() {
             "SEARCH p USING PRIMARY KEY (account=? AND peer=? AND id=?)",
         ]
     );
+    assert_eq!(plan(parcels::WHO_IS_OWED), ["SEARCH receipt USING INDEX receipt_owed (account=?)"]);
     assert_eq!(plan(parcels::OWED), ["SEARCH receipt USING INDEX receipt_owed (account=? AND peer=?)"]);
     assert_eq!(
         plan("SELECT coalesce(max(mail), 0) FROM recipient WHERE account = ? AND peer = ?"),
