@@ -241,9 +241,13 @@ class NeverTogetherTest(RelayCase):
 
 
 class OfferedTest(RelayCase):
-    """carol offers her relay to her contacts: to bob, who has none, and to dora, who wants none but her own."""
+    """carol offers her relay to her contacts: to bob, who has none, and to dora, who wants none but her own.
+
+    erin has a relay, too, and offers it to nobody.
+    """
 
     carol: ClassVar[Relay]
+    erin: ClassVar[Relay]
     alice: ClassVar[Agent]
     bob: ClassVar[Agent]
     dora: ClassVar[Agent]
@@ -252,9 +256,16 @@ class OfferedTest(RelayCase):
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.carol = cls.relay("carol", relay={"offer": "contacts"})
+        cls.erin = cls.relay("erin")
         cls.alice, cls.bob = cls.person("alice"), cls.person("bob")
         cls.dora = cls.person("dora", relays="own")
-        for one, other in ((cls.carol, cls.bob), (cls.carol, cls.dora), (cls.alice, cls.bob), (cls.alice, cls.dora)):
+        for one, other in (
+            (cls.erin, cls.bob),
+            (cls.carol, cls.bob),
+            (cls.carol, cls.dora),
+            (cls.alice, cls.bob),
+            (cls.alice, cls.dora),
+        ):
             befriend(one, other)
 
     def test_mail_waits_at_a_relay_that_a_contact_offers(self) -> None:
@@ -270,6 +281,8 @@ class OfferedTest(RelayCase):
         self.carol.wait_empty()
         # By consent of both sides: nobody is an owner but bob.
         self.assertEqual(len(self.carol.json("relay", "owners")), 1)
+        self.assertEqual(self.erin.json("relay", "owners"), [])
+        self.assertEqual(set(relays_used(self.bob)), {self.carol.relay_key})
         # Nothing says whose relay it is: alice has used it, and knows nothing of carol.
         self.stop(self.alice)
         for path in self.alice.state.rglob("*"):
@@ -584,10 +597,23 @@ class WhatARelaySeesTest(RelayCase):
             piles += files[relay].items()
             found += [f"{relay.name}: {words}" for words in search(piles, tox | names | secrets)]
         self.assertEqual(found, [])
+        self.assert_strangers(captures.values())
         self.assertIsNone(common_run(*contents.values()))
         # Nor do two contents at one relay have anything in common.
         for octets in contents.values():
             self.assertIsNone(common_run(octets[::2], octets[1::2]))
+
+    def assert_strangers(self, captures: Iterable[Capture]) -> None:
+        """Nobody shows a Tox key at two relays, or fills slots with the one that he has slots by; and one serves for many."""
+        seen: list[bytes] = []
+        for capture in captures:
+            heard = [each for each in capture.heard() if each.octets.startswith(b"toxmail relay 1 ")]
+            visits = {each.key for each in heard if each.octets.startswith(b"toxmail relay 1 visitor ")}
+            owners = {each.key for each in heard} - visits
+            self.assertEqual(len(owners), len(self.PEOPLE))
+            self.assertIn(len(visits), range(2 * len(self.PEOPLE), self.MAILS // 2))
+            seen += visits | owners
+        self.assertEqual(len(seen), len(set(seen)))
 
     @staticmethod
     def tox(people: Sequence[Agent]) -> dict[str, bytes]:
